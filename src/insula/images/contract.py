@@ -1,0 +1,140 @@
+"""What the rest of the node tower needs of images. Blobs are kept by digest; an image is its configuration's digest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+
+class Auth(Struct, frozen=True, kw_only=True):
+    """Credentials for one registry, as `X-Registry-Auth` carries them."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """One step of a long work. `id` is a short layer id or empty; `current`/`total` are bytes, 0 when unknown."""
+
+    status: str
+    id: str = ""
+    current: int = 0
+    total: int = 0
+
+
+Report = Callable[[Progress], None]
+
+
+class ImageConfig(Struct, frozen=True, kw_only=True):
+    """The `config` part of an OCI image configuration, in Python words; `raw` is all of it as stored."""
+
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    labels: dict[str, str] = {}
+    volumes: tuple[str, ...] = ()
+    exposed_ports: tuple[str, ...] = ()
+    stop_signal: str = ""
+    healthcheck: dict[str, Any] | None = None
+    raw: dict[str, Any] = {}
+
+
+class Image(Struct, frozen=True, kw_only=True):
+    """One image. `id` is `sha256:<64 hex>` of its configuration. `layers` are diff ids, lowest first."""
+
+    id: str
+    names: tuple[str, ...]  # references with a tag, normalized to Docker's familiar form (`busybox:latest`)
+    digests: tuple[str, ...]  # `name@sha256:...`
+    created: str
+    architecture: str
+    os: str
+    size_bytes: int
+    layers: tuple[str, ...]
+    config: ImageConfig
+
+
+class Rootfs(Struct, frozen=True, kw_only=True):
+    """A mounted root file system of one instance: the merged view, the writable layer, and the lower folders."""
+
+    path: str
+    upper: str
+    lowers: tuple[str, ...]
+
+
+class ImageStore(Protocol):
+    """The image store of one node. References are what a user types: `busybox`, `host:5000/a/b:tag`, `name@sha256:...`,
+    an image id or a unique prefix of it."""
+
+    async def get(self, reference: str) -> Image:
+        """Raises NotFound with Docker's sentence (`No such image: X`)."""
+        ...
+
+    async def list(self) -> list[Image]:
+        """All images, newest first, dangling ones too."""
+        ...
+
+    async def tag(self, reference: str, name: str) -> None:
+        """Give one more name; a name that another image had moves."""
+        ...
+
+    async def remove(self, reference: str, *, force: bool = False, in_use: Sequence[str] = ()) -> list[tuple[str, str]]:
+        """Untag, and delete when no name is left. Returns ("untagged"|"deleted", what) in order. `in_use` lists image ids
+        that instances need. Raises Conflict."""
+        ...
+
+    async def pull(
+        self, reference: str, *, auth: Auth | None = None, platform: str = "", report: Report | None = None
+    ) -> Image:
+        """Fetch from its registry, verifying every digest."""
+        ...
+
+    async def push(self, reference: str, *, auth: Auth | None = None, report: Report | None = None) -> str:
+        """Send to its registry. Returns the manifest's digest."""
+        ...
+
+    async def load(self, archive: AsyncIterator[bytes], *, report: Report | None = None) -> list[Image]:
+        """Read a `docker save` or OCI layout tar (plain, gzip, zstd...)."""
+        ...
+
+    def save(self, references: Sequence[str]) -> AsyncIterator[bytes]:
+        """Write an archive that Docker loads and that is an OCI layout too."""
+        ...
+
+    async def import_rootfs(
+        self, archive: AsyncIterator[bytes], *, name: str = "", changes: Sequence[str] = (), message: str = ""
+    ) -> Image:
+        """Make an image of one layer from a root file system tar."""
+        ...
+
+    async def commit(
+        self, upper: str, *, base: Image, name: str, config: dict[str, Any], history: dict[str, Any]
+    ) -> Image:
+        """Make an image of `base` plus the writable layer in the folder `upper`."""
+        ...
+
+    async def history(self, reference: str) -> list[dict[str, Any]]:
+        """Newest first, as the Docker API answers."""
+        ...
+
+    async def mount(self, image: Image, instance: str) -> Rootfs:
+        """Make (or take back after a crash) the root file system of an instance."""
+        ...
+
+    async def unmount(self, instance: str, *, remove: bool) -> None:
+        """Unmount it and, with `remove`, delete the writable layer. Repeatable."""
+        ...
+
+    async def file(self, image: Image, path: str) -> str:
+        """The path on this host of a regular file inside an image (a containerDisk's disk, a kernel), symlinks resolved
+        inside the image only. Raises NotFound."""
+        ...
+
+    async def recover(self) -> None:
+        """At start: drop half-written blobs and layers, remount nothing."""
+        ...

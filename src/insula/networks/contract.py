@@ -1,0 +1,144 @@
+"""What the rest of the node tower needs of networks: segments, end points on them, published ports, names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct, field
+
+from insula.model.instance import PortMapping
+
+
+class Network(Struct, frozen=True, kw_only=True):
+    """A segment: one layer-2 domain with its addresses. `driver` names the file of its type (bridge, host, none)."""
+
+    id: str
+    name: str
+    driver: str = "bridge"
+    subnet: str = ""  # CIDR
+    gateway: str = ""
+    ip_range: str = ""
+    bridge: str = ""  # interface name on the host, 15 characters at most
+    internal: bool = False
+    attachable: bool = True
+    ipv6: bool = False
+    created: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
+    builtin: bool = False
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """One instance's (or sandbox's) place on a segment. `tap` is set for machines, else `interface` lives in `netns`."""
+
+    id: str
+    network: str  # network id
+    owner: str  # instance or sandbox id
+    interface: str  # eth0 inside
+    host_interface: str
+    mac: str
+    address: str  # without prefix length
+    prefix: int
+    gateway: str
+    aliases: tuple[str, ...] = ()
+    tap: str = ""
+    hostname: str = ""
+
+
+class Published(Struct, frozen=True, kw_only=True):
+    """A port that is open on the host now; `host_port` is the one chosen."""
+
+    owner: str
+    host_ip: str
+    host_port: int
+    container_port: int
+    protocol: str
+    address: str
+
+
+class Networks(Protocol):
+    """The networks of one node. The built-in ones are `default` (Docker calls it bridge), `host` and `none`. State lives
+    in the node's ledger folder; the kernel is made to agree with it by `recover`."""
+
+    async def get(self, name_or_id: str) -> Network:
+        """By name, id or unique prefix. Raises NotFound."""
+        ...
+
+    async def list(self) -> list[Network]:
+        """All, built-in first."""
+        ...
+
+    async def create(self, network: Network) -> Network:
+        """Make it; empty subnet, gateway, id, bridge are chosen. Raises AlreadyExists, Invalid (overlap)."""
+        ...
+
+    async def remove(self, name_or_id: str) -> None:
+        """Raises Conflict while end points are on it, Forbidden for a built-in one."""
+        ...
+
+    async def make_namespace(self, owner: str) -> str:
+        """A fresh network namespace with loopback up (from a pool kept ready), bound to a path. Returns the path."""
+        ...
+
+    async def drop_namespace(self, owner: str) -> None:
+        """Unbind it. Repeatable."""
+        ...
+
+    async def connect(
+        self,
+        network: str,
+        owner: str,
+        *,
+        netns: str,
+        address: str = "",
+        mac: str = "",
+        aliases: Sequence[str] = (),
+        hostname: str = "",
+    ) -> Endpoint:
+        """Put a veth from the segment's bridge into the namespace, with address and default route. Raises Invalid for an
+        address outside, Conflict for a taken one, Unavailable when none is free."""
+        ...
+
+    async def connect_tap(
+        self, network: str, owner: str, *, mac: str = "", address: str = "", hostname: str = ""
+    ) -> Endpoint:
+        """Make a tap on the bridge for a machine and a DHCP lease for its MAC."""
+        ...
+
+    async def disconnect(self, owner: str, network: str = "") -> None:
+        """Take the owner off one network or all: interface, address, names, published ports. Repeatable."""
+        ...
+
+    async def endpoints(self, *, owner: str = "", network: str = "") -> list[Endpoint]:
+        """Who is where."""
+        ...
+
+    async def publish(self, owner: str, address: str, ports: Sequence[PortMapping]) -> list[Published]:
+        """Open ports on the host for an address. All or none. Raises Conflict naming the port that is taken, with Docker's
+        sentence."""
+        ...
+
+    async def unpublish(self, owner: str) -> None:
+        """Close all ports of an owner. Repeatable."""
+        ...
+
+    async def published(self, owner: str) -> list[Published]:
+        """The open ports of an owner."""
+        ...
+
+    async def rename(self, owner: str, *, aliases: Sequence[str]) -> None:
+        """Change the names that DNS knows the owner by."""
+        ...
+
+    async def recover(self, owners: Sequence[str]) -> None:
+        """At start: make bridges, addresses, firewall and names agree with the ledger; drop what belongs to no `owners`."""
+        ...
+
+    async def close(self) -> None:
+        """Stop DNS and DHCP; leave the kernel's state, workloads use it."""
+        ...
+
+    async def destroy(self) -> None:
+        """Remove everything from the kernel: bridges, namespaces, the nftables table."""
+        ...
