@@ -180,7 +180,7 @@ class Engine(Protocol):
         """Raises NotFound (`No such container: X`)."""
         ...
 
-    async def list(self) -> list[Instance]:
+    async def list(self) -> Sequence[Instance]:
         """All, newest first."""
         ...
 
@@ -188,7 +188,7 @@ class Engine(Protocol):
         """Counters now; zeros for one that does not run."""
         ...
 
-    async def pids(self, id: str) -> list[int]:
+    async def pids(self, id: str) -> Sequence[int]:
         """Host pids of all its processes."""
         ...
 
@@ -256,7 +256,7 @@ class Engine(Protocol):
         """Unpack a tar into a folder inside; never outside of the root, whatever the archive says."""
         ...
 
-    async def changes(self, id: str) -> list[tuple[str, int]]:
+    async def changes(self, id: str) -> Sequence[tuple[str, int]]:
         """Paths changed since the image: 0 modified, 1 added, 2 deleted."""
         ...
 
@@ -277,7 +277,7 @@ class Engine(Protocol):
         """Make an image of it."""
         ...
 
-    # sandboxes (pods)
+    # sandboxes: what pods share
     async def make_sandbox(self, config: SandboxConfig) -> Sandbox:
         """Make it, or return the one of that id."""
         ...
@@ -286,7 +286,7 @@ class Engine(Protocol):
         """Raises NotFound."""
         ...
 
-    async def list_sandboxes(self) -> list[Sandbox]:
+    async def list_sandboxes(self) -> Sequence[Sandbox]:
         """All."""
         ...
 

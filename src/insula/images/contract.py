@@ -75,7 +75,7 @@ class ImageStore(Protocol):
         """Raises NotFound with Docker's sentence (`No such image: X`)."""
         ...
 
-    async def list(self) -> list[Image]:
+    async def list(self) -> Sequence[Image]:
         """All images, newest first, dangling ones too."""
         ...
 
@@ -83,7 +83,9 @@ class ImageStore(Protocol):
         """Give one more name; a name that another image had moves."""
         ...
 
-    async def remove(self, reference: str, *, force: bool = False, in_use: Sequence[str] = ()) -> list[tuple[str, str]]:
+    async def remove(
+        self, reference: str, *, force: bool = False, in_use: Sequence[str] = ()
+    ) -> Sequence[tuple[str, str]]:
         """Untag, and delete when no name is left. Returns ("untagged"|"deleted", what) in order. `in_use` lists image ids
         that instances need. Raises Conflict."""
         ...
@@ -98,7 +100,7 @@ class ImageStore(Protocol):
         """Send to its registry. Returns the manifest's digest."""
         ...
 
-    async def load(self, archive: AsyncIterator[bytes], *, report: Report | None = None) -> list[Image]:
+    async def load(self, archive: AsyncIterator[bytes], *, report: Report | None = None) -> Sequence[Image]:
         """Read a `docker save` or OCI layout tar (plain, gzip, zstd...)."""
         ...
 
@@ -118,7 +120,7 @@ class ImageStore(Protocol):
         """Make an image of `base` plus the writable layer in the folder `upper`."""
         ...
 
-    async def history(self, reference: str) -> list[dict[str, Any]]:
+    async def history(self, reference: str) -> Sequence[dict[str, Any]]:
         """Newest first, as the Docker API answers."""
         ...
 

@@ -65,7 +65,7 @@ class Networks(Protocol):
         """By name, id or unique prefix. Raises NotFound."""
         ...
 
-    async def list(self) -> list[Network]:
+    async def list(self) -> Sequence[Network]:
         """All, built-in first."""
         ...
 
@@ -110,11 +110,11 @@ class Networks(Protocol):
         """Take the owner off one network or all: interface, address, names, published ports. Repeatable."""
         ...
 
-    async def endpoints(self, *, owner: str = "", network: str = "") -> list[Endpoint]:
+    async def endpoints(self, *, owner: str = "", network: str = "") -> Sequence[Endpoint]:
         """Who is where."""
         ...
 
-    async def publish(self, owner: str, address: str, ports: Sequence[PortMapping]) -> list[Published]:
+    async def publish(self, owner: str, address: str, ports: Sequence[PortMapping]) -> Sequence[Published]:
         """Open ports on the host for an address. All or none. Raises Conflict naming the port that is taken, with Docker's
         sentence."""
         ...
@@ -123,7 +123,7 @@ class Networks(Protocol):
         """Close all ports of an owner. Repeatable."""
         ...
 
-    async def published(self, owner: str) -> list[Published]:
+    async def published(self, owner: str) -> Sequence[Published]:
         """The open ports of an owner."""
         ...
 

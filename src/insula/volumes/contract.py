@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -29,7 +29,7 @@ class Volumes(Protocol):
         """Raises NotFound."""
         ...
 
-    async def list(self) -> list[Volume]:
+    async def list(self) -> Sequence[Volume]:
         """All, by name."""
         ...
 
