@@ -1,0 +1,174 @@
+"""What every test is held to: no leaked task, file descriptor or child process, no event loop blocked for 100 ms; and, at
+the end of the whole run, no mount, interface, network namespace, nft table or helper process that was not there before."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BLOCKED_LIMIT_S = 0.1
+SETTLE_S = 2.0
+_blocked: list[str] = []
+
+
+class _Delay:
+    """How long this thread has waited for a CPU (proc_pid_schedstat(5)): a busy machine is not a blocked loop."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def seconds(self) -> float:
+        if not hasattr(self._local, "file"):
+            self._local.file = Path("/proc/thread-self/schedstat")
+        try:
+            return int(self._local.file.read_bytes().split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):
+            return 0.0
+
+
+_delay = _Delay()
+_original_run = asyncio.events.Handle._run
+
+
+def _timed_run(self: asyncio.events.Handle) -> None:
+    waited, began = _delay.seconds(), time.monotonic()
+    try:
+        _original_run(self)
+    finally:
+        wall = time.monotonic() - began
+        if wall > BLOCKED_LIMIT_S and wall - (_delay.seconds() - waited) > BLOCKED_LIMIT_S:
+            _blocked.append(f"{wall * 1000:.0f} ms in {self!r}")
+
+
+asyncio.events.Handle._run = _timed_run  # type: ignore[method-assign]
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if target.startswith(("socket:", "pipe:", "/")) and not target.startswith(("/dev/", "/proc/")):
+            found[int(name)] = target
+    return found
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update(int(pid) for pid in (task / "children").read_text().split())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaks a descriptor or a child, or that blocked its event loop."""
+    if request.node.get_closest_marker("leaks"):
+        yield
+        return
+    _blocked.clear()
+    descriptors, children = _descriptors(), _children()
+    yield
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        leaked = {fd: what for fd, what in _descriptors().items() if descriptors.get(fd) != what}
+        orphans = _children() - children
+        if not (leaked or orphans) or time.monotonic() > deadline:
+            break
+        gc.collect()
+        time.sleep(0.02)
+    assert not leaked, f"leaked file descriptors: {leaked}"
+    assert not orphans, f"leaked child processes: {orphans}"
+    if not request.node.get_closest_marker("may_block"):
+        assert not _blocked, f"the event loop was blocked: {_blocked}"
+
+
+@pytest.fixture(autouse=True)
+async def leaves_no_task(request: pytest.FixtureRequest) -> object:
+    """Fail an asynchronous test that leaves tasks running."""
+    yield
+    if not asyncio.iscoroutinefunction(getattr(request.node, "obj", None)):
+        return
+    current = asyncio.current_task()
+    for _ in range(100):
+        left = [task for task in asyncio.all_tasks() if task is not current and not task.done() and _ours(task)]
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"leaked tasks: {left}")
+
+
+def _ours(task: asyncio.Task[object]) -> bool:
+    return "pytest" not in repr(task.get_coro()) and "fixture" not in repr(task.get_coro())
+
+
+def _world() -> dict[str, set[str]]:
+    """What a test may have left in the kernel."""
+
+    def lines(*argv: str) -> set[str]:
+        try:
+            return set(
+                subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
+            )
+        except OSError:
+            return set()
+
+    helpers = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if any(
+                word in command.split(" ", 1)[0] for word in ("conmon", "qemu-system", "dockerd", "docker-registry")
+            ):
+                helpers.add(f"{entry.name} {command[:120]}")
+    return {
+        "mounts": {
+            line.split(" - ")[0].split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        },
+        "interfaces": {line.split(": ")[1].split("@")[0] for line in lines("ip", "-o", "link")},
+        "nft tables": lines("nft", "list", "tables"),
+        "helper processes": helpers,
+    }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "leaks: this test ends processes in a way that leaks on purpose")
+    config.addinivalue_line("markers", "may_block: measures or provokes blocking on purpose")
+    if not hasattr(config, "workerinput"):
+        config.stash[_WORLD] = _world()
+
+
+_WORLD: pytest.StashKey[dict[str, set[str]]] = pytest.StashKey()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Only the process that started the run judges the kernel: workers see each other's things."""
+    before = session.config.stash.get(_WORLD, None)
+    if before is None:
+        return
+    deadline = time.monotonic() + 10
+    while True:
+        left = {what: sorted(now - before[what]) for what, now in _world().items() if now - before[what]}
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    if left:
+        session.config.get_terminal_writer().line(f"\nleft in the kernel by this run: {left}", red=True)
+        if os.environ.get("INSULA_STRICT") == "1":
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
