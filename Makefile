@@ -1,13 +1,34 @@
 .DEFAULT_GOAL := help
-PY := .venv/bin/python
+WORKERS ?= 4
 
-help:            ## what can be made
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-lint: .venv      ## ruff, mypy and the import ranks
+up:  ## set everything up, start Insula and run the demo
+	@INSULA_TARGET=up scripts/setup.sh
+	@.venv/bin/insula up --detach
+	@.venv/bin/insula demo
+
+down:  ## stop everything that runs and leave nothing behind (data is kept)
+	@.venv/bin/insula down --all
+
+test:  ## all tests, in parallel, with the linters
+	@INSULA_TARGET=test scripts/setup.sh tests
+	@$(MAKE) --no-print-directory lint
+	INSULA_STRICT=1 .venv/bin/pytest -q -n $(WORKERS) --dist worksteal $(TESTS)
+
+lint:  ## ruff, mypy and the import ranks
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-.PHONY: help lint
+bench:  ## measure against the real peers and the budgets
+	@INSULA_TARGET=bench scripts/setup.sh tests
+	.venv/bin/python -m bench $(BENCH)
+
+lock:  ## resolve the dependencies again
+	.venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+		pyproject.toml --group dev -o requirements.lock
+
+.PHONY: help up down test lint bench lock
