@@ -1,0 +1,71 @@
+"""The command `insula`. A command is one file in `commands/` that exports `COMMAND`; only the one asked for is imported, so
+that the command line answers quickly."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from insula import __version__
+from insula.cli.errors import friendly
+from insula.cli.paths import Paths, paths_of
+
+
+class Commands(click.Group):
+    """A group whose members are the files of a folder."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        folder = Path(__file__).parent / "commands"
+        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(folder)]))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"insula.cli.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.COMMAND
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with friendly():
+            return super().invoke(ctx)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="insula")
+@click.option(
+    "--root", metavar="DIR", envvar="INSULA_ROOT", help="Use the Insula that lives below DIR instead of the machine's."
+)
+@click.pass_context
+def main(ctx: click.Context, root: str | None) -> None:
+    """One control plane for containers, virtual machines and every other level of virtualization.
+
+    \b
+    insula up --detach            start Insula on this machine
+    insula doctor                 what this machine offers and what it lacks
+    insula status                 what runs, and where the doors are
+    docker -H unix:///run/insula/docker.sock run --rm busybox echo hello
+    kubectl --kubeconfig <(insula kubeconfig) get pods -A
+    """
+    ctx.obj = paths_of(root)
+
+
+def root_option(command: Any) -> Any:
+    """`--root` is accepted after the command as well: `insula up --root DIR`."""
+
+    def choose(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value:
+            ctx.obj = paths_of(value)
+
+    return click.option(
+        "--root", metavar="DIR", expose_value=False, callback=choose, help="Use the Insula that lives below DIR."
+    )(command)
+
+
+def current(ctx: click.Context) -> Paths:
+    """The paths that this command works on."""
+    paths: Paths = ctx.obj
+    return paths

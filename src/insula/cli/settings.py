@@ -1,0 +1,83 @@
+"""The settings file: one row per setting, from which reading, checking, help and documentation follow."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from msgspec import Struct
+
+from insula.errors import Invalid
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What /etc/insula/config.yaml may say. Every setting has a default; an empty file is fine."""
+
+    node_name: str = ""
+    api_address: str = "127.0.0.1"
+    api_port: int = -1
+    subnet: str = "10.88.0.0/16"
+    service_subnet: str = "10.96.0.0/16"
+    socket_group: str = "insula"
+    insecure_registries: tuple[str, ...] = ()
+    log_level: str = "info"
+
+
+HELP: dict[str, str] = {
+    "node_name": "this node's name in the cluster; the host name when empty",
+    "api_address": "the address that the Kubernetes API listens on",
+    "api_port": "its port; 0 takes any free one, -1 means 6443, or any free one with --root",
+    "subnet": "IPv4 addresses of the default network; another free range is taken when the host already routes it",
+    "service_subnet": "virtual addresses of Kubernetes Services",
+    "socket_group": "the group that may use the Docker socket besides root",
+    "insecure_registries": "registries that are spoken to over plain HTTP, as host:port (loopback always may)",
+    "log_level": "debug, info, warning or error",
+}
+
+
+def load(path: Path) -> Settings:
+    """Read the file; an absent one gives the defaults. Raises Invalid naming the file and the setting."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return Settings()
+    try:
+        settings = msgspec.convert(yaml.safe_load(text) or {}, Settings)
+        _check(settings)
+    except (yaml.YAMLError, msgspec.ValidationError, ValueError) as fault:
+        raise Invalid(
+            f"{path} is not a valid settings file: {fault}", hint="`insula explain settings` lists them"
+        ) from fault
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    for name in ("subnet", "service_subnet"):
+        ipaddress.IPv4Network(getattr(settings, name))
+    ipaddress.ip_address(settings.api_address)
+    if not -1 <= settings.api_port <= 65535:
+        raise ValueError(f"api_port {settings.api_port} is not a port; it must be -1 to 65535")
+    if settings.log_level not in ("debug", "info", "warning", "error"):
+        raise ValueError(f"log_level {settings.log_level!r} must be debug, info, warning or error")
+
+
+def node_name(settings: Settings) -> str:
+    """The node's name: as set, or the host's name in lower case."""
+    return settings.node_name or socket.gethostname().lower()
+
+
+def api_port(settings: Settings, root: str) -> int:
+    """The port to ask for: 6443 for the machine's own Insula, any free one below a root."""
+    if settings.api_port >= 0:
+        return settings.api_port
+    return 0 if root else 6443
+
+
+def rows() -> list[dict[str, Any]]:
+    """Name, default and meaning of every setting."""
+    defaults = msgspec.to_builtins(Settings())
+    return [{"name": name, "default": defaults[name], "help": text} for name, text in HELP.items()]
