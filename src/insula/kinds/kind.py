@@ -42,6 +42,10 @@ def _no_fields(_: Resource) -> dict[str, str]:
     return {}
 
 
+def _same(obj: Resource) -> Resource:
+    return obj
+
+
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
 
@@ -54,7 +58,10 @@ class Kind:
     what is wrong beyond the schema. `fields` gives the selectable fields besides metadata.name and metadata.namespace.
     `status_fields` are the top-level fields owned by the status subresource; a main write never changes them, a status
     write changes nothing else.
-    `schema` is the OpenAPI definition name (`io.k8s.api.core.v1.Pod`) or an inline structural schema for a custom kind.
+    `schema` is the OpenAPI definition name (`io.k8s.api.core.v1.Pod`) or an inline structural schema for a custom kind;
+    `schemas.of(kind)` reads either, `validation.conform` holds an object against it.
+    Several kinds may serve the same stored objects (autoscaling v1 and v2, events.k8s.io and core events): they name the one
+    whose values are kept in `stored_as`; `to_stored` and `from_stored` turn a whole object, apiVersion and kind included.
     """
 
     ref: Ref
@@ -70,6 +77,9 @@ class Kind:
     status_fields: tuple[str, ...] = ("status",)
     stored: bool = True  # False: answered on creation and forgotten (SubjectAccessReview, TokenReview, ...)
     storage_version: str = ""  # the version that values are stored in, where a group serves several
+    stored_as: Ref | None = None  # whose values are shared; None: its own
+    to_stored: Callable[[Resource], Resource] = _same
+    from_stored: Callable[[Resource], Resource] = _same
     has_generation: bool = True  # metadata.generation rises with each change of spec
     default: Callable[[Resource], None] = _nothing
     prepare: Callable[[Resource, Resource | None], None] = _unchanged
