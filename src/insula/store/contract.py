@@ -10,8 +10,7 @@ model). Values are opaque bytes. A store reads no clock and no random source. Im
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from msgspec import Struct
 
@@ -45,6 +44,23 @@ class Change(Struct, frozen=True):
     previous: Record | None = None
 
 
+class Watch(Protocol):
+    """One reader's place in the log: an asynchronous iterator over changes."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> Change: ...
+
+    async def batch(self, wait_s: float | None = None) -> list[Change]:
+        """All changes that have come, waiting for the first. With `wait_s` a single `progress` when none came in that
+        many seconds. An empty list after `aclose`. Raises Expired, Unavailable."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop following."""
+        ...
+
+
 class Store(Protocol):
     """All keys are slash-separated paths such as `pods/default/web`; a prefix is a plain string prefix."""
 
@@ -73,7 +89,7 @@ class Store(Protocol):
         """Remove it and return the deletion (last value, revision of the deletion). Raises NotFound, StaleRevision."""
         ...
 
-    def watch(self, prefix: str, *, after: int | None = None) -> AsyncIterator[Change]:
+    def watch(self, prefix: str, *, after: int | None = None) -> Watch:
         """Changes under `prefix` with a revision greater than `after` (None: from now on). The subscription is made when
         this is called, not at the first read. Raises Expired when `after` is compacted or the reader fell too far behind.
         Close it with `aclose()`; the end of the store raises Unavailable."""
