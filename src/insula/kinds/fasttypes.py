@@ -53,7 +53,7 @@ def _object(schema: Schema, name: str, flavour: int, definition: str = "") -> An
     if fields is None:
         values = schema.get("additionalProperties")
         if isinstance(values, Mapping):
-            return dict[str, _value(values, name, flavour) | None]
+            return dict[str, _value(values, name, flavour) | None]  # type: ignore[misc]
         if schema.get("x-kubernetes-preserve-unknown-fields"):
             return dict[str, Any]
         fields = {}

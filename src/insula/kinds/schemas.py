@@ -18,6 +18,7 @@ import msgspec
 
 from insula.errors import NotFound
 from insula.kinds.kind import Kind
+from insula.model.schema import Schema as Node
 
 Schema = Mapping[str, Any]
 
@@ -138,3 +139,16 @@ def items(schema: Schema | None) -> Schema | None:
     """The schema of a list's elements; None where nothing is known of them."""
     found = None if schema is None else schema.get("items")
     return resolve(found) if isinstance(found, Mapping) else None
+
+
+_nodes: dict[str, Node] = {}
+
+
+def node(kind: Kind) -> Node | None:
+    """The schema as patches and server-side apply walk it; kept for built-in kinds. None for a kind without one."""
+    if not isinstance(kind.schema, str):
+        return None if kind.schema is None else Node(kind.schema)
+    known = _nodes.get(kind.schema)
+    if known is None:
+        known = _nodes[kind.schema] = Node(get(kind.schema), get)
+    return known

@@ -84,13 +84,13 @@ def _unknown_builtin(kind: Kind, name: str, obj: Resource) -> list[str]:
         walk = _Walk()
         try:
             _object(schemas.get(name), obj, "", walk, name)
-        except _WrongType as fault:
+        except _TypeError as fault:
             raise Invalid(handled_as(kind, str(fault)), field=fault.path or None) from None
         return walk.unknown
     return []
 
 
-class _WrongType(Exception):
+class _TypeError(Exception):
     def __init__(self, path: str, sentence: str) -> None:
         super().__init__(sentence)
         self.path = path
@@ -129,9 +129,9 @@ def _json_type(value: object) -> str:
             return "object"
 
 
-def _mismatch(schema: Schema, value: object, path: str, owner: str) -> _WrongType:
+def _mismatch(schema: Schema, value: object, path: str, owner: str) -> _TypeError:
     struct = owner.rpartition(".")[2]
-    return _WrongType(
+    return _TypeError(
         path,
         f"json: cannot unmarshal {_json_type(value)} into Go struct field {struct}.{path} of type {_go_type(schema)}",
     )
@@ -214,19 +214,19 @@ def _string(schema: Schema, value: Any, path: str, owner: str) -> None:
     if form == "quantity":
         text = value if isinstance(value, str) else json.dumps(value)
         if isinstance(value, bool) or not isinstance(value, str | int | float) or not _QUANTITY.match(text):
-            raise _WrongType(
+            raise _TypeError(
                 path, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
             )
         return
     if not isinstance(value, str):
         raise _mismatch(schema, value, path, owner)
     if form == "date-time" and not _TIME.match(value):
-        raise _WrongType(
+        raise _TypeError(
             path,
             f'parsing time "{value[:64]}" as "2006-01-02T15:04:05Z07:00": cannot parse "{value[:64]}" as "2006"',
         )
     if form == "byte" and not _BASE64.match(value):
-        raise _WrongType(path, f"illegal base64 data at input byte {_bad_base64(value)}")
+        raise _TypeError(path, f"illegal base64 data at input byte {_bad_base64(value)}")
 
 
 def _bad_base64(text: str) -> int:
