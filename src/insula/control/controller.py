@@ -1,0 +1,100 @@
+"""What a controller is. One file of `controllers/` exports one of these as CONTROLLER; the folder is the registry.
+
+A reconcile gets a key and nothing else: no event and no object, so that it cannot depend on having seen every change. It reads
+what is, compares it with what is wanted, and makes one step. Reads come from caches and may be a little old; a write that was
+based on an old read is refused by the store (StaleRevision) and the key is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from insula.client.contract import Client
+from insula.model.resource import Key, Ref, Resource
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a pass ended: done, or look again in `after_s` seconds. `note` says in a few words what the pass did."""
+
+    after_s: float | None = None
+    note: str = ""
+
+
+DONE = Result()
+
+
+class Caches(Protocol):
+    """What was last seen through watches, without asking the server. Objects must not be changed in place."""
+
+    def get(self, ref: Ref, name: str, namespace: str = "") -> Resource | None:
+        """One object, or None."""
+        ...
+
+    def list(self, ref: Ref, namespace: str = "") -> Iterable[Resource]:
+        """All objects, of one namespace or ("") of all."""
+        ...
+
+    def owned(self, ref: Ref, uid: str) -> Iterable[Resource]:
+        """Objects that name the uid among their owners."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a reconcile may use."""
+
+    client: Client
+    caches: Caches
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+Keys = Callable[[Resource, Caches], Iterable[Key]]
+
+
+def itself(obj: Resource, _: Caches) -> Iterable[Key]:
+    """The object's own key."""
+    meta = obj["metadata"]
+    return [Key(meta.get("namespace", ""), meta["name"])]
+
+
+def controlled_by(kind: str) -> Keys:
+    """The key of the object's controlling owner, when it is of this kind."""
+
+    def keys(obj: Resource, _: Caches) -> Iterable[Key]:
+        owner = controller_of(obj)
+        if owner is not None and owner["kind"] == kind:
+            yield Key(obj["metadata"].get("namespace", ""), owner["name"])
+
+    return keys
+
+
+def controller_of(obj: Resource) -> Resource | None:
+    """The owner reference marked as controller, or None."""
+    for owner in obj["metadata"].get("ownerReferences") or ():
+        if owner.get("controller"):
+            reference: Resource = owner
+            return reference
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """A type that a controller looks at, and which keys a change of one object wakes."""
+
+    ref: Ref
+    keys: Keys = itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controller:
+    """A named reconcile function with what wakes it. The first watch is of the type that the keys belong to."""
+
+    name: str
+    summary: str
+    watches: tuple[Watch, ...]
+    reconcile: Callable[[Context, Key], Awaitable[Result]]
+    workers: int = 2
+    resync_s: float | None = None  # wake every key again after this long, for controllers that watch time
