@@ -1,0 +1,71 @@
+"""What the parts of an engine share: the stores below, the drivers, the ledger, and who lives here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from insula.drivers.driver import Driver
+from insula.engine.contract import Event
+from insula.engine.events import EventLog
+from insula.engine.execs import Executions
+from insula.engine.ledger import Ledger
+from insula.engine.names import NameTable, find
+from insula.engine.records import SandboxEntry, Stage
+from insula.engine.resident import Resident
+from insula.engine.settings import EnginePaths, EngineSettings
+from insula.errors import Invalid, NotFound
+from insula.images.contract import ImageStore
+from insula.networks.contract import Networks
+from insula.tasks import Tasks
+from insula.volumes.contract import Volumes
+
+
+@dataclass
+class Parts:
+    """One engine's parts. Made once by `node.NodeEngine.open`."""
+
+    paths: EnginePaths
+    settings: EngineSettings
+    boot_id: str
+    hostname: str
+    images: ImageStore
+    networks: Networks
+    volumes: Volumes
+    drivers: Mapping[str, Driver]
+    ledger: Ledger
+    events: EventLog
+    tasks: Tasks
+    names: NameTable = field(default_factory=NameTable)
+    residents: dict[str, Resident] = field(default_factory=dict)
+    sandboxes: dict[str, SandboxEntry] = field(default_factory=dict)
+    executions: Executions = field(default_factory=Executions)
+
+    def find(self, reference: str) -> Resident:
+        """By id, name or unique prefix. One that is still being made is not there yet. Raises NotFound, Invalid."""
+        resident = find(self.residents, self.names, reference)
+        if resident.entry.stage is Stage.CREATING:
+            raise NotFound(f"No such container: {reference}", kind="container", name=reference)
+        return resident
+
+    def driver(self, name: str) -> Driver:
+        """Raises Invalid with the Docker Engine's sentence."""
+        driver = self.drivers.get(name)
+        if driver is None:
+            known = ", ".join(sorted(self.drivers)) or "none"
+            raise Invalid(f"unknown or invalid runtime name: {name}", field="driver", hint=f"known here: {known}")
+        return driver
+
+    def directory(self, id: str) -> str:
+        """The driver's folder for an instance."""
+        return str(self.paths.bundles / id)
+
+    def log_path(self, id: str) -> str:
+        """An instance's log."""
+        return str(self.paths.instances / id / "log")
+
+    def say(self, resident: Resident, action: str, **attributes: str) -> None:
+        """Publish what happened to an instance, with the attributes that the Docker Engine gives."""
+        config = resident.entry.config
+        every = {**config.labels, "image": config.image, "name": config.name, **attributes}
+        self.events.publish(Event(type="container", action=action, id=resident.id, attributes=every))
