@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def now() -> datetime:
     """The present moment, timezone-aware, UTC."""
     return datetime.now(UTC)
+
+
+def seconds(count: float) -> timedelta:
+    """A span of time."""
+    return timedelta(seconds=count)
 
 
 def rfc3339(moment: datetime) -> str:

@@ -7,11 +7,12 @@ based on an old read is refused by the store (StaleRevision) and the key is trie
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from insula.client.contract import Client
+from insula.control.expectations import Expectations
 from insula.model.resource import Key, Ref, Resource
 
 
@@ -29,8 +30,13 @@ DONE = Result()
 class Caches(Protocol):
     """What was last seen through watches, without asking the server. Objects must not be changed in place."""
 
+    @property
+    def refs(self) -> Iterable[Ref]:
+        """The types that are cached."""
+        ...
+
     def get(self, ref: Ref, name: str, namespace: str = "") -> Resource | None:
-        """One object, or None."""
+        """One object, or None. A type that nobody subscribed to has none."""
         ...
 
     def list(self, ref: Ref, namespace: str = "") -> Iterable[Resource]:
@@ -42,6 +48,19 @@ class Caches(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TypeInfo:
+    """A resource type that can be listed, watched and deleted. `kind` is its name in owner references."""
+
+    ref: Ref
+    kind: str
+    namespaced: bool
+
+
+async def _no_types() -> Sequence[TypeInfo]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a reconcile may use."""
@@ -49,9 +68,11 @@ class Context:
     client: Client
     caches: Caches
     settings: Mapping[str, Any] = field(default_factory=dict)
+    types: Callable[[], Awaitable[Sequence[TypeInfo]]] = _no_types  # every type served now, custom ones included
+    expectations: Expectations = field(default_factory=Expectations)
 
 
-Keys = Callable[[Resource, Caches], Iterable[Key]]
+Keys = Callable[[Resource, Caches], Iterable[Hashable]]
 
 
 def itself(obj: Resource, _: Caches) -> Iterable[Key]:
@@ -95,6 +116,7 @@ class Controller:
     name: str
     summary: str
     watches: tuple[Watch, ...]
-    reconcile: Callable[[Context, Key], Awaitable[Result]]
+    reconcile: Callable[[Context, Any], Awaitable[Result]]
     workers: int = 2
+    every_type: Callable[[TypeInfo], Keys] | None = None  # besides `watches`: look at every type that is served
     resync_s: float | None = None  # wake every key again after this long, for controllers that watch time

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
-from insula.control.controller import Context, Controller, Result
+from insula.client.cache import Handler
+from insula.control.controller import Context, Controller, Keys, Result
 from insula.control.queue import Queue
 from insula.control.shared import SharedCaches
 from insula.errors import InsulaError, StaleRevision
-from insula.model.resource import Key, Resource
+from insula.model.resource import Ref, Resource
 from insula.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,8 @@ class Manager:
         self._caches = caches
         self._controllers = controllers
         self._tasks = Tasks("controllers")
-        self.queues: dict[str, Queue[Key]] = {}
+        self._followed: set[Ref] = set()
+        self.queues: dict[str, Queue[Any]] = {}
 
     async def start(self) -> None:
         """Fill the caches, then start the workers."""
@@ -32,12 +35,29 @@ class Manager:
             queue = self.queues[controller.name] = Queue()
             for watch in controller.watches:
                 self._caches.subscribe(watch.ref, _feeder(queue, watch.keys, self._caches))
-        await self._caches.start()
+        await self._follow_types()
         for controller in self._controllers:
             for number in range(controller.workers):
                 self._tasks.spawn(self._work(controller), f"{controller.name}-{number}")
             if controller.resync_s:
                 self._tasks.spawn(self._resync(controller, controller.resync_s), f"{controller.name}-resync")
+
+    async def _follow_types(self) -> None:
+        """Show every served type to the controllers that look at all of them; again when custom kinds come."""
+        curious = [controller for controller in self._controllers if controller.every_type]
+        if curious:
+            for info in await self._context.types():
+                if info.ref not in self._followed:
+                    self._followed.add(info.ref)
+                    for controller in curious:
+                        assert controller.every_type is not None
+                        keys = controller.every_type(info)
+                        self._caches.subscribe(info.ref, _feeder(self.queues[controller.name], keys, self._caches))
+        await self._caches.start()
+
+    def types_changed(self) -> None:
+        """Custom kinds have come: look at them as well."""
+        self._tasks.spawn(self._follow_types(), "follow-types")
 
     async def close(self) -> None:
         """Stop workers and watches."""
@@ -61,8 +81,8 @@ class Manager:
             finally:
                 queue.done(key)
 
-    async def _pass(self, controller: Controller, queue: Queue[Key], key: Key) -> None:
-        fields = {"controller": controller.name, "namespace": key.namespace, "object": key.name}
+    async def _pass(self, controller: Controller, queue: Queue[Any], key: Any) -> None:
+        fields = {"controller": controller.name, "key": str(key)}
         try:
             result = await controller.reconcile(self._context, key)
         except StaleRevision:
@@ -75,7 +95,7 @@ class Manager:
             queue.succeeded(key)
             self._finish(queue, key, result, fields)
 
-    def _finish(self, queue: Queue[Key], key: Key, result: Result, fields: dict[str, str]) -> None:
+    def _finish(self, queue: Queue[Any], key: Any, result: Result, fields: dict[str, Any]) -> None:
         if result.note:
             log.debug("reconciled: %s", result.note, extra=fields)
         if result.after_s is not None:
@@ -90,7 +110,7 @@ class Manager:
                     self.queues[controller.name].add(key)
 
 
-def _feeder(queue: Queue[Key], keys, caches: SharedCaches):  # type: ignore[no-untyped-def]
+def _feeder(queue: Queue[Any], keys: Keys, caches: SharedCaches) -> Handler:
     def feed(old: Resource | None, new: Resource | None) -> None:
         for obj in (old, new):
             if obj is not None:

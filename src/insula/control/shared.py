@@ -50,12 +50,15 @@ class SharedCaches:
 
     def get(self, ref: Ref, name: str, namespace: str = "") -> Resource | None:
         """One object, or None."""
-        return self.informer(ref).get(name, namespace)
+        informer = self._informers.get(ref)
+        return informer.get(name, namespace) if informer else None
 
     def list(self, ref: Ref, namespace: str = "") -> Iterable[Resource]:
         """All objects, of one namespace or ("") of all."""
-        return self.informer(ref).list(namespace)
+        informer = self._informers.get(ref)
+        return informer.list(namespace) if informer else ()
 
     def owned(self, ref: Ref, uid: str) -> Iterable[Resource]:
         """Objects that name the uid among their owners."""
-        return self.informer(ref).owned(uid)
+        informer = self._informers.get(ref)
+        return informer.owned(uid) if informer else ()
