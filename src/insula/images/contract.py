@@ -30,7 +30,8 @@ Report = Callable[[Progress], None]
 
 
 class ImageConfig(Struct, frozen=True, kw_only=True):
-    """The `config` part of an OCI image configuration, in Python words; `raw` is all of it as stored."""
+    """The `config` part of an OCI image configuration, in Python words. `raw` is the whole configuration document as
+    stored (`architecture`, `author`, `config`, `history`, `rootfs`, ...): the part itself is `raw["config"]`."""
 
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
@@ -67,6 +68,14 @@ class Rootfs(Struct, frozen=True, kw_only=True):
     lowers: tuple[str, ...]
 
 
+class Use(Struct, frozen=True, kw_only=True):
+    """An instance that was made from an image: what a removal must know."""
+
+    image: str
+    instance: str
+    running: bool = False
+
+
 class ImageStore(Protocol):
     """The image store of one node. References are what a user types: `busybox`, `host:5000/a/b:tag`, `name@sha256:...`,
     an image id or a unique prefix of it."""
@@ -84,10 +93,11 @@ class ImageStore(Protocol):
         ...
 
     async def remove(
-        self, reference: str, *, force: bool = False, in_use: Sequence[str] = ()
+        self, reference: str, *, force: bool = False, in_use: Sequence[str] = (), uses: Sequence[Use] = ()
     ) -> Sequence[tuple[str, str]]:
         """Untag, and delete when no name is left. Returns ("untagged"|"deleted", what) in order. `in_use` lists image ids
-        that instances need. Raises Conflict."""
+        that instances need; `uses` says the same with the instances, for Docker's sentences. Raises Conflict. With
+        `force`, an image that a stopped instance needs loses its names and stays."""
         ...
 
     async def pull(
@@ -124,8 +134,9 @@ class ImageStore(Protocol):
         """Newest first, as the Docker API answers."""
         ...
 
-    async def mount(self, image: Image, instance: str) -> Rootfs:
-        """Make (or take back after a crash) the root file system of an instance."""
+    async def mount(self, image: Image, instance: str, *, volatile: bool = False) -> Rootfs:
+        """Make (or take back after a crash) the root file system of an instance. `volatile`: its writable layer is never
+        synced to disk, which makes unmounting fast; for instances that are removed when they end."""
         ...
 
     async def unmount(self, instance: str, *, remove: bool) -> None:

@@ -1,0 +1,205 @@
+"""Content by digest: `blobs/sha256/<hex>`, written under a temporary name, verified while written, then renamed.
+
+A blob that is there is whole and right. It is flushed to disk before an image that needs it is acknowledged, so a crash of
+the machine cannot leave an image with half a blob; a blob that no image needs yet may be damaged by such a crash, and is
+swept at the next start. Unpacked layers need no such care: they can be made again from the blobs, see `layers.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from insula.errors import HostFault, Invalid, TooLarge
+from insula.host.tarstream import CHUNK, Source
+from insula.tasks import in_thread
+
+_BATCH = 1024 * 1024
+# Kept free for the rest of the machine; a full disk is refused before it is full.
+RESERVE_BYTES = 64 * 1024 * 1024
+
+
+def digest_of(data: bytes) -> str:
+    """`sha256:...`"""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class Blobs:
+    """The blobs of one node below `folder`; `temporary` is a folder on the same file system."""
+
+    def __init__(self, folder: Path, temporary: Path) -> None:
+        self._folder = folder / "sha256"
+        self._temporary = temporary
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._temporary.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: str) -> Path:
+        """Where a blob is, or would be."""
+        return self._folder / digest.removeprefix("sha256:")
+
+    def has(self, digest: str) -> bool:
+        """Whether it is here, whole."""
+        return self.path(digest).exists()
+
+    def size(self, digest: str) -> int:
+        """In bytes. Raises FileNotFoundError."""
+        return self.path(digest).stat().st_size
+
+    def read(self, digest: str, *, limit: int = 16 * 1024 * 1024) -> bytes:
+        """A small blob whole. Raises TooLarge, FileNotFoundError."""
+        if self.size(digest) > limit:
+            raise TooLarge(f"the blob {digest} is larger than {limit} bytes")
+        return self.path(digest).read_bytes()
+
+    def put(self, data: bytes) -> str:
+        """Keep a small blob. Returns its digest. Blocks."""
+        digest = digest_of(data)
+        if not self.has(digest):
+            writer = self.writer()
+            writer.write(data)
+            writer.commit(digest)
+        return digest
+
+    def put_stream(self, source: Source) -> tuple[str, int]:
+        """Keep what a blocking stream gives. Returns digest and size. Blocks."""
+        writer = self.writer()
+        try:
+            while data := source.read(CHUNK):
+                writer.write(data)
+            return writer.commit(), writer.size
+        finally:
+            writer.abort()
+
+    def writer(self) -> BlobWriter:
+        """Begin a blob of unknown digest. Its calls block."""
+        return BlobWriter(self, self.temporary_path("blob"))
+
+    def temporary_path(self, kind: str) -> Path:
+        """A new name on the file system of the blobs; removed by `recover` if it is left."""
+        return self._temporary / f"{kind}-{secrets.token_hex(8)}"
+
+    def delete(self, digest: str) -> None:
+        """Remove a blob. Repeatable."""
+        self.path(digest).unlink(missing_ok=True)
+
+    def all(self) -> Iterator[str]:
+        """The digests of all blobs."""
+        for entry in os.scandir(self._folder):
+            yield "sha256:" + entry.name
+
+    async def stream(self, digest: str, offset: int = 0) -> AsyncIterator[bytes]:
+        """A blob's content from `offset` on."""
+        file = await in_thread(open, self.path(digest), "rb")
+        try:
+            file.seek(offset)
+            while data := await in_thread(file.read, _BATCH):
+                yield data
+        finally:
+            file.close()
+
+    def recover(self) -> None:
+        """Drop what a killed process left half written. Blocks."""
+        self._empty("")
+
+    def empty_trash(self) -> None:
+        """Delete what was moved to a `temporary_path("trash")`: that can take long. Blocks."""
+        self._empty("trash")
+
+    def _empty(self, prefix: str) -> None:
+        for entry in os.scandir(self._temporary):
+            if not entry.name.startswith(prefix):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
+
+    def flush(self, digests: Iterable[str]) -> None:
+        """Write blobs that were committed without `durable` back to disk, and their names. Blocks. Raises HostFault."""
+        for path in (*(self.path(digest) for digest in digests), self._folder):
+            try:
+                file = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+            except OSError as error:
+                raise disk_fault(error, f"write {path.name} back to disk") from None
+
+
+class BlobWriter:
+    """One blob on its way in."""
+
+    def __init__(self, blobs: Blobs, path: Path, *, expected_bytes: int | None = None) -> None:
+        self._blobs = blobs
+        self.path = path
+        self._hash = hashlib.sha256()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.size = 0
+        self.expected_bytes = expected_bytes
+        self._open = True
+
+    def write(self, data: bytes) -> None:
+        """Add bytes. Raises TooLarge over the expected size, HostFault (the disk)."""
+        self.size += len(data)
+        if self.expected_bytes is not None and self.size > self.expected_bytes:
+            raise TooLarge(f"the blob is longer than the {self.expected_bytes} bytes that were announced")
+        self._hash.update(data)
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError as error:
+            raise disk_fault(error, "write a blob") from None
+
+    def commit(self, digest: str = "", *, durable: bool = True) -> str:
+        """Keep it. Raises Invalid when the content does not have the promised digest."""
+        found = "sha256:" + self._hash.hexdigest()
+        if digest and found != digest:
+            self.abort()
+            raise Invalid(f"the content does not have the digest that was promised: {digest}, but {found}")
+        try:
+            if durable:
+                os.fdatasync(self._file)
+            self._close()
+            self.path.rename(self._blobs.path(found))
+        except OSError as error:
+            raise disk_fault(error, "keep a blob") from None
+        return found
+
+    def abort(self) -> None:
+        """Drop it. After `commit` this does nothing."""
+        self._close()
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._file)
+
+
+def disk_fault(error: OSError, doing: str) -> HostFault:
+    """The disk's fault as a sentence."""
+    return HostFault(f"cannot {doing}: {os.strerror(error.errno or 0)}", code=error.errno)
+
+
+def room(folder: Path) -> int:
+    """How many bytes may still be written below a folder, with the reserve kept."""
+    found = os.statvfs(folder)
+    return max(0, found.f_bavail * found.f_frsize - RESERVE_BYTES)
+
+
+def check_room(folder: Path, needed: int = 0) -> Callable[[], None]:
+    """A check to be called again and again: raises HostFault when the disk is nearly full."""
+
+    def check() -> None:
+        if room(folder) <= needed:
+            raise HostFault(f"no space left on device: less than {RESERVE_BYTES >> 20} MiB are free below {folder}")
+
+    return check

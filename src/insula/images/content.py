@@ -1,0 +1,148 @@
+"""The parts of the image store held together: blobs, unpacked layers, the catalog, root file systems; and their sweeping.
+
+Whoever brings content in does it inside `hold()`: what no image needs *yet* is not swept meanwhile. A sweep only renames,
+so it is short, and can be killed at any time: what it left is swept next time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from insula.errors import Invalid
+from insula.host.threads import to_end
+from insula.images import manifests
+from insula.images.blobs import Blobs
+from insula.images.contract import Image
+from insula.images.layers import Layers, chain_ids
+from insula.images.metadata import Catalog, Entry, LayerBlob, Metadata, with_image
+from insula.images.rootfs import RootFilesystems
+from insula.tasks import in_thread
+
+
+class Content:
+    """Everything below one data folder. Made in a thread: reading it takes time."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Layers hold setuid programs and device nodes: nobody but root may reach them.
+        folder.chmod(0o700)
+        self.blobs = Blobs(folder / "blobs", folder / "tmp")
+        self.layers = Layers(folder / "layers", self.blobs)
+        self.metadata = Metadata(folder / "images.json")
+        self.rootfs = RootFilesystems(folder / "rootfs", self.layers, folder / "tmp")
+        self._described: dict[str, Image] = {}
+        self._gate = asyncio.Lock()
+        self._holders = 0
+        self._dirty = False
+
+    @property
+    def catalog(self) -> Catalog:
+        """The newest."""
+        return self.metadata.catalog
+
+    # --- images ---------------------------------------------------------------------------------------------------
+
+    def image(self, identity: str) -> Image:
+        """One image by its full id. Reads its configuration once."""
+        entry = self.catalog.images[identity]
+        base = self._described.get(identity)
+        if base is None:
+            base = manifests.describe(entry, self.blobs.read(identity), ())
+            self._described[identity] = base
+        return msgspec.structs.replace(base, names=self.catalog.names_of(identity), digests=entry.digests)
+
+    async def add(
+        self,
+        config: bytes,
+        layers: Sequence[LayerBlob],
+        *,
+        names: Sequence[str] = (),
+        digests: Sequence[str] = (),
+        parent: str = "",
+    ) -> Image:
+        """Make an image of blobs that are here: unpack, verify, flush, and only then write it down. Call inside `hold()`.
+
+        Raises Invalid (damaged, wrong digests), TooLarge, HostFault.
+        """
+        parsed = manifests.parse_config(config)
+        if parsed.os not in ("", "linux"):
+            raise Invalid(f"cannot load {parsed.os} image on linux")
+        if parsed.diff_ids != tuple(layer.diff_id for layer in layers):
+            raise Invalid("the image configuration lists other layers than its manifest")
+        identity = await in_thread(self.blobs.put, config)
+        digests_needed = {layer.digest for layer in layers}
+        records, _ = await asyncio.gather(
+            self.layers.ensure_all(parsed.diff_ids, [layer.digest for layer in layers]),
+            in_thread(self.blobs.flush, digests_needed | {identity}),
+        )
+        entry = Entry(
+            id=identity,
+            layers=tuple(layers),
+            size_bytes=sum(record.size_bytes for record in records),
+            digests=tuple(digests),
+            parent=parent,
+        )
+        await self.metadata.change(lambda catalog: with_image(catalog, entry, tuple(names)))
+        return await in_thread(self.image, identity)
+
+    async def ensure(self, identity: str) -> tuple[str, ...]:
+        """The chain ids of an image, lowest first, all of them unpacked."""
+        entry = self.catalog.images[identity]
+        diff_ids = [layer.diff_id for layer in entry.layers]
+        chains = chain_ids(diff_ids)
+        if any(self.layers.record(chain) is None for chain in chains):
+            await self.layers.ensure_all(diff_ids, [layer.digest for layer in entry.layers])
+        return tuple(chains)
+
+    # --- sweeping -------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        """While this is open nothing is swept."""
+        async with self._gate:
+            self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if self._dirty:
+                await self.sweep()
+
+    async def sweep(self) -> list[str]:
+        """Delete what no image and no instance needs, now or when the last holder is done. Returns chain ids."""
+        async with self._gate:
+            self._dirty = self._holders > 0
+            if self._dirty:
+                return []
+            gone = await to_end(in_thread(self._sweep))
+        await in_thread(self.blobs.empty_trash)
+        return gone
+
+    def soil(self) -> None:
+        """Say that there is something to sweep, when the present holders are done."""
+        self._dirty = True
+
+    def _sweep(self) -> list[str]:
+        images = self.catalog.images.values()
+        needed = {layer.digest for entry in images for layer in entry.layers} | {entry.id for entry in images}
+        for digest in [digest for digest in self.blobs.all() if digest not in needed]:
+            self.blobs.delete(digest)
+        chains = {chain for entry in images for chain in chain_ids([layer.diff_id for layer in entry.layers])}
+        for identity in self._described.keys() - self.catalog.images.keys():
+            self._described.pop(identity, None)
+        return self.layers.sweep(chains | self.rootfs.chains())
+
+    async def recover(self) -> None:
+        """At start, before anything else."""
+        await in_thread(self.blobs.recover)
+        await in_thread(self.layers.recover)
+        await self.sweep()
+
+    async def close(self) -> None:
+        """Wait for what runs in the background."""
+        await self.layers.close()

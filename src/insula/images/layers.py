@@ -1,0 +1,191 @@
+"""Layers, unpacked: `layers/<chain>/diff`, one folder for each chain of diff ids, shared by all images that begin with it.
+
+A layer is unpacked under a temporary name, its content verified against its diff id, and renamed: what has the final name
+is complete. It is not flushed to disk file by file. Instead its record says in which boot of the machine it was made, and
+a flush of the whole file system in the background marks it as safe; after a crash of the machine the unsafe ones are
+dropped and made again from their blobs when they are next needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import msgspec
+from msgspec import Struct
+
+from insula.errors import HostFault, Invalid
+from insula.host.tarstream import Hashing, Limited, Plain
+from insula.host.threads import to_end
+from insula.host.untar import unpack
+from insula.images.blobs import Blobs, check_room, room
+from insula.tasks import Tasks, in_thread
+
+log = logging.getLogger(__name__)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# zlib's best is 1032:1, on zeros. A layer beyond this is refused once it is also large in itself.
+BOMB_RATIO = 250
+BOMB_FLOOR_BYTES = 1 << 30
+
+
+class LayerRecord(Struct, frozen=True, kw_only=True):
+    """What is known of an unpacked layer. `has_root`: the archive had an entry for `/` itself. `boot` is empty when safe."""
+
+    diff_id: str
+    size_bytes: int
+    has_root: bool
+    boot: str = ""
+
+
+def chain_ids(diff_ids: Sequence[str]) -> list[str]:
+    """The id of each prefix of a list of layers, as the OCI image specification's config.md defines it; hex digits only."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        text = f"sha256:{chain[-1]} {diff_id}" if chain else diff_id
+        chain.append(hashlib.sha256(text.encode()).hexdigest() if chain else diff_id.removeprefix("sha256:"))
+    return chain
+
+
+def boot_id() -> str:
+    """Which boot of the machine this is."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Layers:
+    """The unpacked layers of one node."""
+
+    def __init__(self, folder: Path, blobs: Blobs) -> None:
+        self._folder = folder
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._blobs = blobs
+        self._boot = boot_id()
+        self._records: dict[str, LayerRecord] = {}
+        self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="insula-unpack")
+        self._tasks = Tasks("layers")
+        self._flushing = False
+
+    def diff(self, chain: str) -> str:
+        """The folder that an overlay uses."""
+        return str(self._folder / chain / "diff")
+
+    def record(self, chain: str) -> LayerRecord | None:
+        """None when this layer is not unpacked."""
+        if chain not in self._records:
+            with suppress(FileNotFoundError, msgspec.DecodeError):
+                text = (self._folder / chain / "layer.json").read_bytes()
+                self._records[chain] = msgspec.json.decode(text, type=LayerRecord)
+        return self._records.get(chain)
+
+    async def ensure(self, chain: str, diff_id: str, blob: str) -> LayerRecord:
+        """Unpack a layer unless it is there. Raises Invalid (damaged, wrong diff id), TooLarge, HostFault."""
+        lock = self._making.setdefault(chain, asyncio.Lock())
+        async with lock:
+            if (known := self.record(chain)) is not None:
+                return known
+            loop = asyncio.get_running_loop()
+            record = await to_end(loop.run_in_executor(self._pool, self._make, chain, diff_id, blob))
+            self._records[chain] = record
+        if not self._flushing:
+            self._flushing = True
+            self._tasks.spawn(self._flush(), "flush")
+        return record
+
+    async def ensure_all(self, diff_ids: Sequence[str], blobs: Sequence[str]) -> list[LayerRecord]:
+        """Unpack an image's layers, in parallel. Every one has ended when this returns or raises."""
+        work = [self.ensure(*each) for each in zip(chain_ids(diff_ids), diff_ids, blobs, strict=True)]
+        results = await asyncio.gather(*work, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in results if isinstance(result, LayerRecord)]
+
+    def _make(self, chain: str, diff_id: str, blob: str) -> LayerRecord:
+        place = self._blobs.temporary_path("layer")
+        (place / "diff").mkdir(parents=True, mode=0o755)
+        try:
+            with self._blobs.path(blob).open("rb", buffering=0) as file:
+                hashing = Hashing(self._bounded(Plain(file), self._blobs.size(blob)))
+                found = unpack(hashing, str(place / "diff"), overlay=True)
+            if hashing.digest != diff_id:
+                raise Invalid(f"the layer {blob} unpacks to {hashing.digest}, but the image promises {diff_id}")
+            record = LayerRecord(diff_id=diff_id, size_bytes=found.size_bytes, has_root=found.has_root, boot=self._boot)
+            (place / "layer.json").write_bytes(msgspec.json.encode(record))
+            place.rename(self._folder / chain)
+        except FileNotFoundError as error:
+            raise HostFault(f"the layer's content is gone: {error.filename}") from None
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        return record
+
+    def _bounded(self, plain: Plain, packed_bytes: int) -> Limited:
+        limit = room(self._folder)
+        sentence = f"no space left on device: the layer needs more than the {limit} bytes that are free"
+        if plain.compression and (bomb := max(BOMB_FLOOR_BYTES, packed_bytes * BOMB_RATIO)) < limit:
+            limit, sentence = (
+                bomb,
+                f"the layer of {packed_bytes} bytes unpacks to more than {bomb}: a decompression bomb",
+            )
+        return Limited(plain, limit, sentence, check_room(self._folder))
+
+    async def _flush(self) -> None:
+        """Write the file system back, then mark what was unpacked before that as safe. Later ones get another round."""
+        while waiting := [chain for chain, record in self._records.items() if record.boot]:
+            await in_thread(self._sync)
+            await in_thread(self._mark_safe, waiting)
+        self._flushing = False
+
+    def _sync(self) -> None:
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            _libc.syncfs(folder)
+        finally:
+            os.close(folder)
+
+    def _mark_safe(self, chains: Iterable[str]) -> None:
+        for chain in chains:
+            record = self._records.get(chain)
+            if record is None:
+                continue
+            safe = msgspec.structs.replace(record, boot="")
+            place = self._folder / chain
+            with suppress(FileNotFoundError):  # removed meanwhile
+                (place / "layer.json.new").write_bytes(msgspec.json.encode(safe))
+                (place / "layer.json.new").rename(place / "layer.json")
+            if chain in self._records:
+                self._records[chain] = safe
+
+    def sweep(self, keep: set[str]) -> list[str]:
+        """Take away the layers that are not in `keep`; `Blobs.empty_trash` deletes them. Returns chain ids. Blocks."""
+        gone = [entry.name for entry in os.scandir(self._folder) if entry.name not in keep]
+        for chain in gone:
+            self._drop(chain)
+        return gone
+
+    def _drop(self, chain: str) -> None:
+        self._records.pop(chain, None)
+        with suppress(FileNotFoundError):
+            (self._folder / chain).rename(self._blobs.temporary_path("trash"))
+
+    def recover(self) -> None:
+        """After a crash of the machine: drop what may not have reached the disk. Blocks."""
+        for entry in os.scandir(self._folder):
+            record = self.record(entry.name)
+            if record is None or (record.boot and record.boot != self._boot):
+                log.warning("dropping a layer that may be incomplete", extra={"chain": entry.name})
+                self._drop(entry.name)
+
+    async def close(self) -> None:
+        """Wait for what is being unpacked and flushed."""
+        await self._tasks.close()
+        await in_thread(self._pool.shutdown)

@@ -1,0 +1,118 @@
+"""Which images there are: names to ids, ids to blobs. One small file, replaced atomically and flushed at each change.
+
+Kept in memory; changes are plain functions from one `Catalog` to the next, so that a write that fails changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct, field
+
+from insula.errors import HostFault
+from insula.host.threads import to_end
+from insula.images.blobs import disk_fault
+from insula.tasks import in_thread
+
+
+class LayerBlob(Struct, frozen=True, kw_only=True):
+    """One layer as it is kept and pushed: its content's identity, and the blob (compressed or not) that holds it."""
+
+    diff_id: str
+    digest: str
+    media_type: str
+    size_bytes: int
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One image. `digests` are `name@sha256:...` of the manifests it was pulled or pushed as."""
+
+    id: str
+    layers: tuple[LayerBlob, ...]
+    size_bytes: int  # unpacked
+    digests: tuple[str, ...] = ()
+    parent: str = ""  # the image it was committed from
+
+
+class Catalog(Struct, frozen=True, kw_only=True):
+    """Everything. `names` maps `busybox:latest` to an id."""
+
+    version: int = 1
+    images: dict[str, Entry] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def names_of(self, image: str) -> tuple[str, ...]:
+        """The names of an image, sorted."""
+        return tuple(sorted(name for name, target in self.names.items() if target == image))
+
+
+def with_image(catalog: Catalog, entry: Entry, names: tuple[str, ...] = ()) -> Catalog:
+    """Add an image and its names; the digests it had before stay."""
+    if known := catalog.images.get(entry.id):
+        digests = tuple(dict.fromkeys((*known.digests, *entry.digests)))
+        entry = msgspec.structs.replace(entry, digests=digests, parent=entry.parent or known.parent)
+    named = catalog.names | dict.fromkeys(names, entry.id)
+    return Catalog(images=catalog.images | {entry.id: entry}, names=named)
+
+
+def without_names(catalog: Catalog, image: str, names: tuple[str, ...], digests: tuple[str, ...] = ()) -> Catalog:
+    """Take names and `name@digest`s of an image away; a name that has moved to another image meanwhile stays."""
+    kept = {name: target for name, target in catalog.names.items() if name not in names or target != image}
+    images = catalog.images
+    if entry := images.get(image):
+        left = tuple(each for each in entry.digests if each not in digests)
+        images = images | {image: msgspec.structs.replace(entry, digests=left)}
+    return Catalog(images=images, names=kept)
+
+
+def without_image(catalog: Catalog, image: str) -> Catalog:
+    """Delete an image and its names."""
+    images = {key: entry for key, entry in catalog.images.items() if key != image}
+    names = {name: target for name, target in catalog.names.items() if target != image}
+    return Catalog(images=images, names=names)
+
+
+class Metadata:
+    """The catalog on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = asyncio.Lock()
+        self.catalog = self._read()
+
+    def _read(self) -> Catalog:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Catalog)
+        except FileNotFoundError:
+            return Catalog()
+        except msgspec.DecodeError as error:
+            raise HostFault(f"the list of images in {self._path} cannot be read: {error}") from None
+
+    async def change(self, step: Callable[[Catalog], Catalog]) -> Catalog:
+        """Apply a pure step to the newest catalog and write it down. Raises HostFault; then nothing has changed."""
+        async with self._lock:
+            changed = step(self.catalog)
+            if changed != self.catalog:
+                await to_end(in_thread(self._write, changed))
+            return changed
+
+    def _write(self, catalog: Catalog) -> None:
+        fresh = self._path.with_suffix(".new")
+        try:
+            with fresh.open("wb") as file:
+                file.write(msgspec.json.encode(catalog))
+                file.flush()
+                os.fdatasync(file.fileno())
+            fresh.rename(self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            self.catalog = catalog
+        except OSError as error:
+            raise disk_fault(error, "write the list of images") from None

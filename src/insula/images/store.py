@@ -1,0 +1,175 @@
+"""The image store of one node: `contract.ImageStore` on a folder.
+
+    <data>/blobs/sha256/<hex>    configurations and layers as they came, see blobs.py
+          /layers/<chain>/diff   unpacked, see layers.py
+          /rootfs/<instance>     writable layers and mounts of instances, see rootfs.py
+          /images.json           names and ids, see metadata.py
+          /tmp                   whatever is half done
+
+Open it with `await NodeImages.open(folder)`, then `recover()` once before use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from insula.errors import NotFound
+from insula.host.tarstream import consume
+from insula.images import archive_in, build, demo, manifests, reference, resolve
+from insula.images.content import Content
+from insula.images.contract import Image, Progress, Report, Rootfs, Use
+from insula.images.history import history_rows
+from insula.images.lookup import find_file
+from insula.images.metadata import with_image, without_image, without_names
+from insula.tasks import in_thread
+
+
+class NodeImages:
+    """The images of one node."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self._platform = manifests.host_platform(os.uname().machine)
+
+    @classmethod
+    async def open(cls, data_dir: Path) -> Self:
+        """Open the store below a folder, made if it is missing."""
+        return cls(await in_thread(Content, Path(data_dir)))
+
+    async def close(self) -> None:
+        """Wait for background work; mounts stay."""
+        await self._content.close()
+
+    async def recover(self) -> None:
+        """At start: drop half-written blobs and layers, remount nothing."""
+        await self._content.recover()
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    async def get(self, reference: str) -> Image:
+        """Raises NotFound with Docker's sentence, Invalid."""
+        return self._content.image(resolve.find(self._content.catalog, reference))
+
+    async def list(self) -> Sequence[Image]:
+        """All images, newest first."""
+        images = [self._content.image(identity) for identity in self._content.catalog.images]
+        return sorted(images, key=lambda image: image.created, reverse=True)
+
+    async def history(self, reference: str) -> Sequence[dict[str, Any]]:
+        """Newest first, as the Docker API answers."""
+        image = await self.get(reference)
+        layers = self._content.layers
+        sizes = [record.size_bytes if (record := layers.record(chain)) else 0 for chain in await self._chains(image)]
+        return history_rows(image, sizes)
+
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    async def tag(self, reference_text: str, name: str) -> None:
+        """Give one more name; a name that another image had moves. Raises NotFound, Invalid."""
+        target = reference.parse_name(name).tagged
+        identity = resolve.find(self._content.catalog, reference_text)
+        await self._content.metadata.change(
+            lambda catalog: with_image(catalog, catalog.images[resolve.find(catalog, identity)], (target,))
+        )
+
+    async def remove(
+        self, reference: str, *, force: bool = False, in_use: Sequence[str] = (), uses: Sequence[Use] = ()
+    ) -> Sequence[tuple[str, str]]:
+        """Untag, and delete when no name is left. Raises NotFound, Conflict."""
+        all_uses = [*uses, *(Use(image=image, instance="") for image in in_use if image not in {u.image for u in uses})]
+        plan = resolve.plan_removal(self._content.catalog, reference, force=force, uses=all_uses)
+        if plan.delete:
+            await self._content.metadata.change(lambda catalog: without_image(catalog, plan.image))
+        else:
+            await self._content.metadata.change(
+                lambda catalog: without_names(catalog, plan.image, plan.names, plan.digests)
+            )
+        done = [("untagged", name) for name in (*plan.names, *plan.digests)]
+        if plan.delete:
+            chains = await self._content.sweep()
+            done += [("deleted", plan.image), *(("deleted", f"sha256:{chain}") for chain in chains)]
+        return done
+
+    # --- content in -----------------------------------------------------------------------------------------------
+
+    async def load(self, archive: AsyncIterator[bytes], *, report: Report | None = None) -> Sequence[Image]:
+        """Read a `docker save` or OCI layout tar (plain, gzip, zstd...). Raises Invalid, Unsupported, TooLarge, HostFault."""
+        content = self._content
+        async with content.hold():
+            content.soil()
+            taken = await consume(archive, lambda source: archive_in.receive(source, content.blobs), "load")
+            found = await in_thread(archive_in.images_in, taken, self._platform)
+            images = []
+            for each in found:
+                config = await in_thread(taken.document, each.config)
+                diff_ids = manifests.parse_config(config).diff_ids
+                layers = await in_thread(archive_in.layer_blobs, diff_ids, each.layers, content.blobs)
+                images.append(await content.add(config, layers, names=each.names))
+                _report_loaded(report, layers)
+            return images
+
+    async def add_files_image(
+        self, name: str, files: Sequence[build.FileEntry], config: dict[str, Any], *, comment: str = ""
+    ) -> Image:
+        """Make an image of one layer from files, deterministic; `config` in the OCI words (`Cmd`, `Env`, `Labels`)."""
+        content = self._content
+        tagged = reference.parse_name(name).tagged
+        async with content.hold():
+            layer = await in_thread(build.store_layer, content.blobs, files)
+            document = build.configuration(
+                [layer],
+                config,
+                architecture=self._platform.architecture,
+                created=build.EPOCH_TEXT,
+                history=[{"created": build.EPOCH_TEXT, "created_by": comment or "insula: files"}],
+            )
+            return await content.add(document, [layer], names=[tagged])
+
+    async def add_demo(self) -> Image:
+        """Make `insula/busybox:latest`, and name it `busybox:latest` too where that name is free. Raises Unavailable."""
+        busybox = demo.find_busybox()
+        names = await in_thread(demo.applets, busybox)
+        image = await self.add_files_image(
+            demo.NAME, demo.files(busybox, names), demo.CONFIG, comment="insula: the distribution's static busybox"
+        )
+        if demo.SHORT_NAME not in self._content.catalog.names:
+            await self.tag(image.id, demo.SHORT_NAME)
+        return await self.get(image.id)
+
+    # --- instances ------------------------------------------------------------------------------------------------
+
+    async def mount(self, image: Image, instance: str, *, volatile: bool = False) -> Rootfs:
+        """Make (or take back after a crash) the root file system of an instance. Raises NotFound, HostFault."""
+        async with self._content.hold():
+            chains = await self._chains(image)
+            return await in_thread(self._content.rootfs.mount, instance, image.id, chains, volatile=volatile)
+
+    async def unmount(self, instance: str, *, remove: bool) -> None:
+        """Unmount it and, with `remove`, delete the writable layer. Repeatable."""
+        await in_thread(self._content.rootfs.unmount, instance, remove=remove)
+
+    async def rootfs(self, instance: str) -> Rootfs:
+        """What `mount` returned for an instance. Raises NotFound."""
+        return await in_thread(self._content.rootfs.get, instance)
+
+    async def file(self, image: Image, path: str) -> str:
+        """The path on this host of a regular file inside an image. Raises NotFound."""
+        chains = await self._chains(image)
+        lowers = [self._content.layers.diff(chain) for chain in reversed(chains)]
+        return await in_thread(find_file, lowers, path)
+
+    async def _chains(self, image: Image) -> tuple[str, ...]:
+        if image.id not in self._content.catalog.images:
+            raise NotFound(f"No such image: {image.id}", kind="image", name=image.id)
+        return await self._content.ensure(image.id)
+
+
+def _report_loaded(report: Report | None, layers: Sequence[Any]) -> None:
+    if report is None:
+        return
+    for layer in layers:
+        size = layer.size_bytes
+        report(Progress(status="Loading layer", id=resolve.short(layer.diff_id), current=size, total=size))
