@@ -20,9 +20,11 @@ NOT_READY = "node.kubernetes.io/not-ready"
 
 
 def silent_for(lease: Resource | None, node: Resource, now: str) -> float:
-    """Seconds since a node's last sign of life."""
-    spec = (lease or {}).get("spec") or {}
-    last = spec.get("renewTime") or node["metadata"]["creationTimestamp"]
+    """Seconds since a node's last sign of life. A node without a lease lives in this process and is never silent: its agent
+    renews nothing, so that an idle machine writes nothing."""
+    if lease is None:
+        return 0.0
+    last = lease["spec"].get("renewTime") or node["metadata"]["creationTimestamp"]
     return (clock.parse_rfc3339(now) - clock.parse_rfc3339(last)).total_seconds()
 
 

@@ -67,9 +67,9 @@ def _follow(strategy: str, machine: Resource, instance: Resource | None) -> Deci
         case "Always":
             return Decision("create" if instance is None else "delete" if phase in FINAL else "none")
         case "RerunOnFailure":
-            return Decision(
-                "create" if instance is None and not _stopped(machine) else "delete" if phase == "Failed" else "none"
-            )
+            if instance is None:
+                return Decision("create" if _wants_rerun(machine) else "none")
+            return Decision("delete" if phase == "Failed" else "none")
         case "Once":
             return Decision(
                 "create" if instance is None and not (machine.get("status") or {}).get("created") else "none"
@@ -80,11 +80,11 @@ def _follow(strategy: str, machine: Resource, instance: Resource | None) -> Deci
             return Decision()
 
 
-def _stopped(machine: Resource) -> bool:
-    """A RerunOnFailure machine that was shut down stays down until it is asked to start."""
-    return (machine.get("status") or {}).get("printableStatus") == "Stopped" and bool(
-        (machine.get("status") or {}).get("runStrategy") == "RerunOnFailure"
-    )
+def _wants_rerun(machine: Resource) -> bool:
+    """RerunOnFailure starts a machine that has just got this strategy or whose last instance failed; one that was shut down
+    or stopped stays down until it is asked to start."""
+    status = machine.get("status") or {}
+    return status.get("runStrategy") != "RerunOnFailure" or bool(status.get("startFailure"))
 
 
 def _phase(instance: Resource | None) -> str:
