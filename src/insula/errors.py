@@ -98,7 +98,11 @@ class StaleRevision(Conflict):
 
 
 class Expired(InsulaError):
-    """The asked revision has been compacted away."""
+    """The asked revision has been compacted away. A list in pages may go on, inconsistently, with `continue_token`."""
+
+    def __init__(self, message: str, *, continue_token: str = "") -> None:
+        super().__init__(message)
+        self.continue_token = continue_token
 
 
 class TooManyRequests(InsulaError):

@@ -74,10 +74,11 @@ class Client(Protocol):
         *,
         type: PatchType = "merge",
         sub: str = "",
-        manager: str = "insula",
+        manager: str = "",
         force: bool = False,
     ) -> Resource:
-        """Change part of it."""
+        """Change part of it. `manager` owns the fields (empty: the client's own name); with type apply `force` takes
+        fields from other managers."""
         ...
 
     async def delete(

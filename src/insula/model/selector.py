@@ -17,6 +17,7 @@ Operator = Literal["in", "notin", "exists", "!", "gt", "lt"]
 
 _PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?\Z")
+_SYMBOLS = frozenset({"", "=", "==", "!=", "!", "(", ")", ",", "<", ">"})
 _TOKEN = re.compile(r"\s*(?:(==|!=|=|!|\(|\)|,|<|>)|([^\s=!(),<>]+))")
 
 
@@ -126,10 +127,10 @@ class _Parser:
         return token
 
     def word(self, what: str) -> str:
-        token = self.take()
-        if not token or token in "==!=(),<>":
-            raise self.fault(f"found {token!r}, expected: {what}")
-        return token
+        found = self.take()
+        if found in _SYMBOLS:
+            raise self.fault(f"found {found!r}, expected: {what}")
+        return found
 
     def key(self) -> str:
         key = self.word("identifier")
