@@ -1,0 +1,324 @@
+"""Level 3, the operating system: containers on runc or crun, each held by its own conmon.
+
+Insula talks to the runtime only to make a container and to add processes; phases, signals, waits, counters and removal come
+straight from the kernel (pidfd, control groups) and from the few files that conmon and the runtime keep. So a daemon that was
+killed finds every container again from its handle, without a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal as signals
+from pathlib import Path
+
+import msgspec
+
+from insula.drivers.driver import Capability, Exit, Handle, Phase, Probe, Stats, Status
+from insula.drivers.oci import execs, faults, probing, spec, state, streams
+from insula.drivers.oci import runtime as runtimes
+from insula.drivers.oci.execs import RunningExec
+from insula.drivers.oci.facts import HostFacts, collect, device_nodes
+from insula.drivers.oci.resources import linux_resources
+from insula.drivers.oci.runtime import Runtime
+from insula.drivers.oci.state import Container, Data
+from insula.drivers.oci.streams import AttachedStreams
+from insula.errors import Conflict, HostFault, Unavailable, Unsupported
+from insula.host import cgroups, cgroupstats, conmon, pidfd, spawn
+from insula.host.cgroups import Group, Layout
+from insula.host.conmon import Launch, RuntimeRefused
+from insula.host.pidfd import ProcessId
+from insula.model.instance import InstanceSpec, Process, Resources
+from insula.tasks import in_thread
+
+DEFAULT_PARENT = "insula"
+END_DEADLINE_S = 10.0  # from SIGKILL to conmon's own end
+
+
+class OciDriver:
+    """The `oci` driver. `runtime_dir` holds the runtime's state (volatile, as /run is) and belongs to this Insula alone;
+    `cgroup_parent` is used for specs that name no other. `runtime` forces runc or crun, by name or path."""
+
+    name = "oci"
+    level = 3
+    summary = "containers: namespaces and control groups, by runc or crun under conmon"
+    capabilities = frozenset(
+        {Capability.ATTACH, Capability.EXEC, Capability.PAUSE, Capability.UPDATE, Capability.STATS, Capability.TOP}
+    )
+
+    def __init__(self, runtime_dir: Path, *, cgroup_parent: str = DEFAULT_PARENT, runtime: str | None = None) -> None:
+        self._runtime_dir = runtime_dir
+        self._parent = cgroup_parent.strip("/")
+        self._forced = runtime
+        self._chosen: Runtime | None = None
+        self._choosing = asyncio.Lock()
+        self._layout: Layout | None = None
+        self._facts: HostFacts | None = None
+        self._streams: dict[str, set[AttachedStreams]] = {}
+        self._execs: dict[str, set[RunningExec]] = {}
+
+    # --- this host
+
+    async def probe(self) -> Probe:
+        """Run a real container with crun, then with runc; the first that works is used from now on."""
+        async with self._choosing:
+            found, chosen = await probing.probe(self._runtime_dir, self._parent, self._forced, type(self))
+            self._chosen = chosen or self._chosen
+        return found
+
+    def adopt(self, runtime: Runtime) -> None:
+        """Use this runtime without trying it (the probe's own trial does)."""
+        self._chosen = runtime
+
+    async def close(self) -> None:
+        """Let go of every stream and exec; containers go on."""
+        for running in [item for group in self._execs.values() for item in group]:
+            await running.let_go()
+        for attached in [item for group in self._streams.values() for item in group]:
+            attached.abandon()
+
+    async def _runtime(self) -> Runtime:
+        if self._chosen is None:
+            found = await self.probe()
+            if self._chosen is None:
+                raise Unavailable("No OCI runtime works on this host.", hint=" ".join(found.notes))
+        return self._chosen
+
+    def _host(self) -> tuple[Layout, HostFacts]:
+        if self._layout is None or self._facts is None:
+            self._layout = cgroups.detect()
+            self._facts = collect(self._layout)
+        return self._layout, self._facts
+
+    def _container(self, handle: Handle) -> Container:
+        return state.read_handle(handle, self._host()[0])
+
+    def group_path(self, spec: InstanceSpec) -> str:
+        """The control group of an instance: the parent that the spec names, else this driver's, then the id."""
+        parent = self._parent if spec.cgroup_parent == DEFAULT_PARENT else spec.cgroup_parent.strip("/")
+        return f"{parent}/{spec.id}"
+
+    # --- life
+
+    async def create(self, spec: InstanceSpec) -> Handle:
+        """See the contract. Raises HostFault with dockerd's words and, in `code`, its exit code."""
+        runtime = await self._runtime()
+        layout = await in_thread(self._prepare, spec, runtime)
+        directory = Path(spec.directory)
+        plan = launch_plan(spec, runtime)
+        try:
+            started = await conmon.create(plan, tmpdir=str(self._runtime_dir))
+        except BaseException as fault:
+            group = Group(layout=layout, path=self.group_path(spec))
+            await pidfd.settle(in_thread(self._clear, directory, spec.id, runtime, group))
+            if isinstance(fault, RuntimeRefused):
+                raise faults.refusal(fault.message, "create", fault.command) from fault
+            raise
+        process = started.process or ProcessId(started.pid, 0)
+        monitor = started.monitor or ProcessId(0, 0)
+        assert spec.process is not None
+        data = Data(
+            pid=process.pid,
+            pid_start=process.start,
+            monitor=monitor.pid,
+            monitor_start=monitor.start,
+            boot=pidfd.boot_id(),
+            runtime=runtime.name,
+            runtime_path=runtime.path,
+            runtime_root=runtime.root,
+            group=self.group_path(spec),
+            tty=spec.process.tty,
+            stdin=spec.process.open_stdin,
+            closes_stdin=spec.process.stdin_once and not spec.process.tty,
+        )
+        return Handle(driver=self.name, id=spec.id, directory=spec.directory, data=msgspec.to_builtins(data))
+
+    def _prepare(self, instance: InstanceSpec, runtime: Runtime) -> Layout:
+        """Remove what a killed attempt left and write the bundle."""
+        layout, facts = self._host()
+        directory = Path(instance.directory)
+        group = Group(layout=layout, path=self.group_path(instance))
+        if (directory / "bundle").exists() or runtime.state(instance.id).exists():
+            self._clear(directory, instance.id, runtime, group)
+        devices = device_nodes(instance.devices, all_of_host=instance.security.privileged)
+        config = spec.build(instance, facts, devices, f"/{group.path}")
+        Path(runtime.root).mkdir(parents=True, exist_ok=True, mode=0o700)
+        (directory / "persist").mkdir(parents=True, exist_ok=True, mode=0o700)
+        (directory / "bundle").mkdir(exist_ok=True, mode=0o700)
+        state.write_json(directory / "bundle" / "config.json", config)
+        return layout
+
+    async def start(self, handle: Handle) -> int:
+        """See the contract."""
+        container = self._container(handle)
+        await runtimes.start(container.runtime, container.id, container.init)
+        return container.data.pid
+
+    async def kill(self, handle: Handle, signal: int) -> None:
+        """Signal the first process. A killing one thaws a paused container, which would not see it otherwise. Raises Conflict
+        when it has ended."""
+        container = self._container(handle)
+        if not pidfd.send(container.init, signal):
+            raise Conflict(f"Container {container.id} is not running")
+        if signal == signals.SIGKILL and cgroups.frozen(container.group):
+            await in_thread(cgroups.freeze, container.group, False)
+
+    async def stop(self, handle: Handle, signal: int, grace_s: float) -> Exit:
+        """See the contract. A process that only its own SIGKILL can end gets it after `grace_s` seconds."""
+        with contextlib.suppress(Conflict):
+            await self.kill(handle, signal)
+            container = self._container(handle)
+            if not await pidfd.gone_within(container.init, grace_s):
+                await self.kill(handle, signals.SIGKILL)
+        return await self.wait(handle)
+
+    async def wait(self, handle: Handle) -> Exit:
+        """See the contract. Waits on pidfds of the first process and of conmon, which ends right after it wrote the exit code."""
+        container = self._container(handle)
+        if container.data.boot == pidfd.boot_id() and state.exit_of(container) is None:
+            await pidfd.gone(container.init)
+            for attached in tuple(self._streams.get(container.id, ())):
+                attached.drain()
+            await pidfd.gone(container.monitor)
+        found = state.status(container)
+        if found.exit is None:
+            raise Conflict(f"Container {container.id} is gone")
+        return found.exit
+
+    async def recover(self, handle: Handle) -> Status:
+        """See the contract. What a dead conmon left running is killed."""
+        container = self._container(handle)
+        found = await in_thread(state.status, container)
+        if found.phase is Phase.EXITED and container.data.boot == pidfd.boot_id():
+            await in_thread(cgroups.kill, container.group)
+        return found
+
+    async def delete(self, handle: Handle) -> None:
+        """See the contract. One that still runs is killed."""
+        container = self._container(handle)
+        for running in tuple(self._execs.pop(container.id, ())):
+            await running.let_go()
+        if container.data.boot == pidfd.boot_id():
+            await self._end(container)
+        for attached in tuple(self._streams.pop(container.id, ())):
+            attached.abandon()
+        await in_thread(self._clear, container.directory, container.id, container.runtime, container.group)
+
+    async def _end(self, container: Container) -> None:
+        if pidfd.send(container.init, signals.SIGKILL) and cgroups.frozen(container.group):
+            await in_thread(cgroups.freeze, container.group, False)
+        for attached in tuple(self._streams.get(container.id, ())):
+            attached.drain()
+        if not await pidfd.gone_within(container.monitor, END_DEADLINE_S):
+            pidfd.send(container.monitor, signals.SIGKILL)
+
+    def _clear(self, directory: Path, id: str, runtime: Runtime, group: Group) -> None:
+        """End what is left of a container and remove its traces, as `runc delete` does: processes, control groups, the
+        runtime's state, conmon's files."""
+        monitors = [directory / "bundle", *(directory / "exec").glob("*")]
+        for bundle in monitors:
+            if monitor := conmon.monitor_of(bundle):
+                pidfd.send(monitor, signals.SIGKILL)
+        cgroups.remove(group)
+        for folder in (runtime.state(id), directory / "bundle", directory / "exec", directory / "persist"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- streams and more processes
+
+    async def attach(self, handle: Handle) -> AttachedStreams:
+        """See the contract. Output written before this is in the log."""
+        container = self._container(handle)
+        attached = await streams.connect(
+            container.bundle, closes_stdin=container.data.closes_stdin, stdin=container.data.stdin
+        )
+        members = self._streams.setdefault(container.id, set())
+        members.add(attached)
+        attached.on_end = members.discard
+        return attached
+
+    async def resize(self, handle: Handle, width: int, height: int) -> None:
+        """See the contract. Raises HostFault when it has ended."""
+        conmon.resize(self._container(handle).bundle, width, height)
+
+    async def reopen_log(self, handle: Handle) -> None:
+        """Have the log opened anew at its path, after it was renamed (rotation)."""
+        conmon.reopen_log(self._container(handle).bundle)
+
+    async def exec(self, handle: Handle, exec_id: str, process: Process) -> RunningExec:
+        """See the contract. Raises HostFault with Docker's exit code when it cannot be run, Conflict when nothing runs."""
+        container = self._container(handle)
+        found = await in_thread(state.status, container)
+        if found.phase is not Phase.RUNNING:
+            raise Conflict(f"Container {container.id} is {'paused' if found.phase is Phase.PAUSED else 'not running'}")
+        running = await execs.start(container, exec_id, process, runtimes.find("conmon"), str(self._runtime_dir))
+        members = self._execs.setdefault(container.id, set())
+        members.add(running)
+        running.on_end(members.discard)
+        return running
+
+    # --- the envelope
+
+    async def pause(self, handle: Handle) -> None:
+        """See the contract."""
+        await in_thread(cgroups.freeze, self._running(handle).group, True)
+
+    async def resume(self, handle: Handle) -> None:
+        """See the contract."""
+        await in_thread(cgroups.freeze, self._running(handle).group, False)
+
+    def _running(self, handle: Handle) -> Container:
+        container = self._container(handle)
+        if not pidfd.alive(container.init):
+            raise Conflict(f"Container {container.id} is not running")
+        return container
+
+    async def update(self, handle: Handle, resources: Resources) -> None:
+        """See the contract. By the runtime, which knows in which order the kernel takes limits. Raises HostFault."""
+        container = self._running(handle)
+        wanted = msgspec.json.encode(linux_resources(resources, self._host()[1]))
+        argv = container.runtime.command("update", "--resources", "-", container.id)
+        done = await spawn.run(argv, input=wanted, check=False)
+        if done.code != 0:
+            words = faults.plain_words(done.stderr.decode(errors="replace"))
+            raise HostFault(
+                f"Cannot update container {container.id}: {words}", command=spawn.command(argv), code=done.code
+            )
+
+    async def stats(self, handle: Handle) -> Stats:
+        """See the contract. Zeros for one that has ended."""
+        counters = await in_thread(cgroupstats.counters, self._container(handle).group)
+        return msgspec.convert(counters, Stats, from_attributes=True)
+
+    async def pids(self, handle: Handle) -> list[int]:
+        """See the contract."""
+        return await in_thread(cgroups.pids, self._container(handle).group)
+
+    async def console(self, handle: Handle, kind: Capability) -> str:
+        """Containers have no serial line and no screen."""
+        raise Unsupported(f"A container has no {kind.value}; attach to its terminal instead.")
+
+    async def reset(self, handle: Handle) -> None:
+        """Containers have no reset button."""
+        raise Unsupported("A container cannot be reset; restart it instead.")
+
+
+def launch_plan(spec: InstanceSpec, runtime: Runtime) -> Launch:
+    """How conmon is run for a new container. Standard input stays open over attachments unless the process wants an end
+    of file (`stdin_once`); a terminal never gets one."""
+    assert spec.process is not None
+    directory = Path(spec.directory)
+    return Launch(
+        conmon=runtime.conmon or runtimes.find("conmon"),
+        runtime=runtime.path,
+        runtime_root=runtime.root,
+        id=spec.id,
+        uuid=spec.id,
+        name=spec.name,
+        bundle=str(directory / "bundle"),
+        persist=str(directory / "persist"),
+        log_path=spec.log_path,
+        terminal=spec.process.tty,
+        stdin=spec.process.open_stdin,
+        leave_stdin_open=spec.process.tty or not spec.process.stdin_once,
+    )

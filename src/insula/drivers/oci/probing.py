@@ -1,0 +1,111 @@
+"""Which runtime works here: found out by running a container with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from insula.drivers.driver import Exit, Handle, Probe
+from insula.drivers.oci import runtime as runtimes
+from insula.drivers.oci.runtime import Runtime
+from insula.errors import InsulaError
+from insula.host import cgroups
+from insula.model.instance import InstanceSpec, Process
+from insula.tasks import in_thread
+
+DEADLINE_S = 20.0
+NEEDED = {"conmon": "conmon", "busybox": "busybox-static"}  # program to the package that brings it
+
+
+class Trial(Protocol):
+    """The part of a driver that a probe uses."""
+
+    def adopt(self, runtime: Runtime) -> None:
+        """Use this runtime."""
+
+    async def create(self, spec: InstanceSpec) -> Handle:
+        """As in the driver contract."""
+        ...
+
+    async def start(self, handle: Handle) -> int:
+        """As in the driver contract."""
+        ...
+
+    async def wait(self, handle: Handle) -> Exit:
+        """As in the driver contract."""
+        ...
+
+    async def delete(self, handle: Handle) -> None:
+        """As in the driver contract."""
+        ...
+
+
+class Maker(Protocol):
+    """Makes a driver for a trial."""
+
+    def __call__(self, runtime_dir: Path, *, cgroup_parent: str) -> Trial: ...
+
+
+async def probe(runtime_dir: Path, parent: str, forced: str | None, make: Maker) -> tuple[Probe, Runtime | None]:
+    """Try the runtimes in the order of preference. The notes say what failed and what to install."""
+    notes = [
+        f"{name} is not installed (package {package})" for name, package in NEEDED.items() if not runtimes.find(name)
+    ]
+    if notes:
+        return Probe(available=False, notes=tuple(notes)), None
+    for name in (forced,) if forced else runtimes.PREFERRED:
+        path = runtimes.find(name)
+        if not path:
+            notes.append(f"{name} is not installed")
+            continue
+        root = str(runtime_dir / Path(name).name)
+        candidate = Runtime(name=Path(name).name, path=path, root=root, conmon=runtimes.find("conmon"))
+        version = await runtimes.version(path)
+        if complaint := await _try(candidate, runtime_dir, parent, make):
+            notes.append(f"{version or name} does not run containers here: {complaint}")
+            continue
+        facts = {"runtime": candidate.name, "runtime_path": path, **_cgroup_facts()}
+        return Probe(available=True, version=version, notes=tuple(notes), facts=facts), candidate
+    return Probe(available=False, notes=tuple(notes)), None
+
+
+def _cgroup_facts() -> dict[str, str]:
+    layout = cgroups.detect()
+    return {"cgroups": "v1 (hybrid)" if layout.hybrid else f"v{layout.version}"}
+
+
+async def _try(candidate: Runtime, runtime_dir: Path, parent: str, make: Maker) -> str:
+    """Run `true` in a container of busybox. Returns a complaint, empty when it went well."""
+    id = secrets.token_hex(32)
+    folder = runtime_dir / f"probe-{id[:12]}"
+    trial = make(runtime_dir, cgroup_parent=parent)
+    trial.adopt(candidate)
+    handle: Handle | None = None
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            instance = await in_thread(_instance, id, folder)
+            handle = await trial.create(instance)
+            await trial.start(handle)
+            done = await trial.wait(handle)
+            return "" if done.code == 0 else f"it ended with code {done.code}"
+    except TimeoutError:
+        return f"no answer within {DEADLINE_S:g} s"
+    except InsulaError as fault:
+        return fault.message
+    finally:
+        if handle:
+            with contextlib.suppress(InsulaError):
+                await trial.delete(handle)
+        await in_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _instance(id: str, folder: Path) -> InstanceSpec:
+    rootfs = folder / "rootfs"
+    (rootfs / "bin").mkdir(parents=True)
+    shutil.copy(runtimes.find("busybox"), rootfs / "bin" / "busybox")
+    process = Process(args=("/bin/busybox", "true"), env=("PATH=/bin",))
+    return InstanceSpec(id=id, name="probe", directory=str(folder), log_path="", rootfs=str(rootfs), process=process)
