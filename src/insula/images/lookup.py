@@ -15,45 +15,53 @@ _MAX_LINKS = 40  # as path_resolution(7)
 
 def find_file(lowers: Sequence[str], path: str) -> str:
     """The path on this host of a regular file in the merged view of `lowers` (topmost first). Symlinks, absolute ones
-    too, stay inside. Raises NotFound. Blocks."""
+    too, stay inside. A folder that holds exactly one regular file stands for it, as `/disk` of a KubeVirt containerDisk
+    does. Raises NotFound. Blocks."""
     found = _walk(lowers, path)
-    if found is None:
-        raise NotFound(f"no such file in the image: {path}")
-    if not stat.S_ISREG(os.lstat(found).st_mode):
-        raise NotFound(f"not a regular file in the image: {path}")
-    return found
+    if len(found) == 1 and stat.S_ISREG(os.lstat(found[0]).st_mode):
+        return found[0]
+    if found and stat.S_ISDIR(os.lstat(found[0]).st_mode):
+        inside = [
+            _entries(found, name)[0]
+            for name in sorted({name for each in found for name in os.listdir(each)})
+            if _entries(found, name)
+        ]
+        files = [each for each in inside if stat.S_ISREG(os.lstat(each).st_mode)]
+        if len(files) == 1:
+            return files[0]
+        raise NotFound(f"the folder {path} of the image holds {len(files)} files, not exactly one")
+    raise NotFound(f"no such file in the image: {path}")
 
 
-def _walk(lowers: Sequence[str], path: str) -> str | None:
+def _walk(lowers: Sequence[str], path: str) -> list[str]:
+    """Where a path's content is: one file, or the folders that merge; nothing when it does not exist."""
     pending = [part for part in PurePosixPath(path).parts if part != "/"][::-1]
     stack: list[list[str]] = [list(lowers)]  # for each folder on the way: where its content comes from, topmost first
-    entry: str | None = None
     links = 0
     while pending:
         part = pending.pop()
         if part == "..":
             stack = stack[:-1] or stack
-            entry = None
             continue
-        if entry is not None:
-            return None  # a file in the middle of the path
         found = _entries(stack[-1], part)
         if not found:
-            return None
+            return []
         mode = os.lstat(found[0]).st_mode
         if stat.S_ISLNK(mode):
             links += 1
             if links > _MAX_LINKS:
-                return None
+                return []
             target = PurePosixPath(Path(found[0]).readlink())
             if target.is_absolute():
                 stack = stack[:1]
             pending += [step for step in target.parts if step != "/"][::-1]
         elif stat.S_ISDIR(mode):
             stack.append(found)
+        elif pending:
+            return []  # a file in the middle of the path
         else:
-            entry = found[0]
-    return entry
+            return found
+    return stack[-1]
 
 
 def _entries(folders: Sequence[str], name: str) -> list[str]:
