@@ -13,7 +13,14 @@ from msgspec import Struct, field
 
 from insula.drivers.driver import Capability, Channel, Stats, Streams
 from insula.images.contract import Image, ImageStore
-from insula.model.instance import InstanceConfig, MountConfig, Process, Resources, RestartPolicy
+from insula.model.instance import (
+    InstanceConfig,
+    MountConfig,
+    NetworkAttachment,
+    Process,
+    Resources,
+    RestartPolicy,
+)
 from insula.networks.contract import Endpoint, Networks, Published
 from insula.volumes.contract import Volumes
 
@@ -175,6 +182,16 @@ class Engine(Protocol):
         """Change its envelope or restart policy."""
         ...
 
+    async def connect(self, id: str, attachment: NetworkAttachment) -> None:
+        """Put it on one more network, at once when it runs and at each later start. Raises NotFound, Conflict when it is on it
+        already or has no network of its own, Invalid (address)."""
+        ...
+
+    async def disconnect(self, id: str, network: str, *, force: bool = False) -> None:
+        """Take it off a network, now and for later starts. `force` also when the ledger does not know it there. Raises NotFound,
+        Conflict when it is not on it."""
+        ...
+
     # looking
     async def get(self, id: str) -> Instance:
         """Raises NotFound (`No such container: X`)."""
@@ -206,6 +223,10 @@ class Engine(Protocol):
 
     def events(self, *, since_ns: int | None = None, until_ns: int | None = None) -> AsyncIterator[Event]:
         """Past events from memory, then live ones until `until_ns` or closed."""
+        ...
+
+    def publish(self, event: Event) -> None:
+        """Tell listeners of something that a door did past the engine: an image pulled, a volume made. `time_ns` is set here."""
         ...
 
     # streams
@@ -258,6 +279,10 @@ class Engine(Protocol):
 
     async def changes(self, id: str) -> Sequence[tuple[str, int]]:
         """Paths changed since the image: 0 modified, 1 added, 2 deleted."""
+        ...
+
+    async def disk_usage(self, id: str) -> tuple[int, int]:
+        """Bytes of its writable layer, and of its whole root file system."""
         ...
 
     def export(self, id: str) -> AsyncIterator[bytes]:

@@ -1,0 +1,212 @@
+"""Small HTTP parts that every door needs: JSON through msgspec, bounded bodies, streams, and taking a connection over.
+
+A taken-over connection (`take_over`) carries raw bytes both ways after the HTTP head, as Docker's attach and exec do. aiohttp's
+own protocol closes a connection whose client has sent its end of file; a client that pipes a file into a container does
+just that and still wants the output. So the transport gets a protocol of ours for the rest of its life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import LooseHeaders
+
+from insula.errors import Invalid, TooLarge
+
+BODY_LIMIT_BYTES = 10 * 1024 * 1024
+PAUSE_AT_BYTES = 1024 * 1024
+JSON = "application/json"
+
+encode = msgspec.json.Encoder().encode
+
+
+def json_response(value: Any, status: int = 200, headers: LooseHeaders | None = None) -> web.Response:
+    """A whole answer, encoded once, with its length."""
+    return web.Response(body=encode(value) + b"\n", status=status, headers=headers, content_type=JSON)
+
+
+async def read_body(request: web.BaseRequest, limit: int = BODY_LIMIT_BYTES) -> bytes:
+    """The whole body. Raises TooLarge before more than `limit` bytes were kept."""
+    if (request.content_length or 0) > limit:
+        raise TooLarge(f"the request body of {request.content_length} bytes is over the limit of {limit} bytes")
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"the request body is over the limit of {limit} bytes")
+    return bytes(body)
+
+
+def body_chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """An upload as it arrives; its size is bounded by whoever consumes it."""
+    return request.content.iter_any()
+
+
+def decode_json(body: bytes) -> Any:
+    """Any JSON value. Raises Invalid, also for nesting that is deeper than a parser can follow."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as fault:
+        raise Invalid(f"invalid JSON: {fault}") from fault
+
+
+@contextlib.asynccontextmanager
+async def streaming(
+    request: web.BaseRequest,
+    *,
+    status: int = 200,
+    content_type: str,
+    headers: Mapping[str, str] | None = None,
+) -> AsyncIterator[web.StreamResponse]:
+    """A response of unknown length whose head goes out at once. After an error in the middle the connection is cut, so that
+    the client does not take the part for the whole."""
+    response = web.StreamResponse(status=status, headers=headers)
+    response.content_type = content_type
+    await response.prepare(request)
+    try:
+        yield response
+        await response.write_eof()
+    except ConnectionError:
+        pass
+    except BaseException:
+        if request.transport is not None:
+            request.transport.abort()
+        raise
+
+
+class TakenOver(web.StreamResponse):
+    """What a handler returns after it took the connection over: nothing is left to be sent."""
+
+    def __init__(self) -> None:
+        super().__init__(status=101)
+        self.force_close()
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """The head went out long ago."""
+        return
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Likewise the body."""
+        return
+
+
+class RawConnection(asyncio.Protocol):
+    """A connection after `take_over`. One task may read and one may write at a time.
+
+    `read` answers b"" after the client's end of file or a lost connection; `lost` tells them apart."""
+
+    def __init__(self, transport: asyncio.Transport, previous: asyncio.BaseProtocol) -> None:
+        self._transport = transport
+        self._previous = previous
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._ended = False
+        self._readable: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._paused = False
+        self.lost = False
+
+    # called by the transport
+
+    def data_received(self, data: bytes) -> None:
+        """Keep it; stop the transport when the reader is slow."""
+        if not data:
+            return
+        self._chunks.append(bytes(data))
+        self._size += len(data)
+        if self._size >= PAUSE_AT_BYTES and not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Bytes that aiohttp had read past the request (its payload parser interface)."""
+        self.data_received(data)
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """The end, seen by aiohttp."""
+        self.eof_received()
+
+    def eof_received(self) -> bool:
+        """The client will send no more; True keeps the other direction open."""
+        self._ended = True
+        self._wake()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wake everybody, and let aiohttp forget the connection (it cancels the handler)."""
+        self.lost = self._ended = True
+        self._wake()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._previous.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads slowly."""
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    def _wake(self) -> None:
+        if self._readable is not None and not self._readable.done():
+            self._readable.set_result(None)
+
+    # called by the handler
+
+    async def read(self) -> bytes:
+        """The next bytes; b"" at the end."""
+        while not self._chunks and not self._ended:
+            self._readable = asyncio.get_running_loop().create_future()
+            try:
+                await self._readable
+            finally:
+                self._readable = None
+        if not self._chunks:
+            return b""
+        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._size = 0
+        if self._paused:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send; waits while the client is slow. Raises ConnectionResetError when it is gone."""
+        if self.lost or self._transport.is_closing():
+            raise ConnectionResetError("the client has left")
+        self._transport.write(data)
+        if self._writable is not None:
+            await self._writable
+            if self.lost:
+                raise ConnectionResetError("the client has left")
+
+    def close(self) -> None:
+        """Send what is left and close. Repeatable."""
+        self._transport.close()
+
+
+def take_over(request: web.BaseRequest, head: bytes) -> RawConnection:
+    """Answer with `head` (a status line and headers, with the empty line) and own the connection from now on. The body of the
+    request must have been read. Raises ConnectionResetError when the client is gone already."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client has left")
+    connection = RawConnection(transport, request.protocol)
+    request.protocol.set_parser(connection)  # hands over what came behind the request
+    transport.set_protocol(connection)
+    transport.resume_reading()
+    transport.write(head)
+    return connection
