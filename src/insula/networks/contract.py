@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -44,6 +44,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     tap: str = ""
     hostname: str = ""
+    netns: str = ""  # path of the namespace, empty for a tap
 
 
 class Published(Struct, frozen=True, kw_only=True):
@@ -55,6 +56,19 @@ class Published(Struct, frozen=True, kw_only=True):
     container_port: int
     protocol: str
     address: str
+
+
+class Record(Struct, frozen=True):
+    """One DNS record. `value` is written as in a zone file: `10.0.0.1`, `web.example.`, `0 0 80 web.example.` (SRV)."""
+
+    name: str
+    type: str
+    value: str
+    ttl: int = 5
+
+
+# A DNS zone: (name without the last dot, type) to records; [] for a name without such records, None for no such name.
+Zone = Callable[[str, str], Awaitable[Sequence[Record] | None]]
 
 
 class Networks(Protocol):
@@ -114,9 +128,11 @@ class Networks(Protocol):
         """Who is where."""
         ...
 
-    async def publish(self, owner: str, address: str, ports: Sequence[PortMapping]) -> Sequence[Published]:
+    async def publish(
+        self, owner: str, address: str, ports: Sequence[PortMapping], *, name: str = ""
+    ) -> Sequence[Published]:
         """Open ports on the host for an address. All or none. Raises Conflict naming the port that is taken, with Docker's
-        sentence."""
+        sentence, in which `name` is the instance's."""
         ...
 
     async def unpublish(self, owner: str) -> None:
@@ -129,6 +145,14 @@ class Networks(Protocol):
 
     async def rename(self, owner: str, *, aliases: Sequence[str]) -> None:
         """Change the names that DNS knows the owner by."""
+        ...
+
+    def set_zone(self, suffix: str, zone: Zone | None) -> None:
+        """Answer DNS names at and below `suffix` on all segments with `zone`; None takes it away."""
+        ...
+
+    async def probe(self) -> Sequence[str]:
+        """What this host lacks, as sentences for `insula doctor`."""
         ...
 
     async def recover(self, owners: Sequence[str]) -> None:

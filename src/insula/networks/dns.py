@@ -1,0 +1,256 @@
+"""DNS for the segments: one server, listening on every segment's gateway address.
+
+    a zone registered with `set_zone` (the longest suffix wins)   →  its resolver
+    a name of an end point on the asker's segment, or its address →  A, PTR; AAAA and others empty
+    anything else                                                 →  the host's resolvers, with a deadline
+
+It listens on a port that the kernel chose, and the firewall brings port 53 of the gateway there: so neither a DNS server of
+the host on 0.0.0.0:53 nor a container that publishes port 53 is in the way. Only hosts of the segment get answers.
+
+Sources: RFC 1035, RFC 6891 (answer sizes), RFC 7766 (TCP).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import random
+import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import dnslib
+
+from insula.errors import InsulaError
+from insula.networks.contract import Endpoint, Network, Record, Zone
+from insula.networks.forward import Forwarder, SocketMaker
+from insula.networks.names import Names
+from insula.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_PLAIN_SIZE = 512  # bytes of a UDP answer when the asker names no size
+_MAX_CONNECTIONS = 64
+_IDLE_S = 10.0
+_ZONE_S = 5.0
+
+
+def parse(query: bytes) -> dnslib.DNSRecord | None:
+    """A query with exactly one question; None for anything else, whatever the bytes are."""
+    try:
+        record = dnslib.DNSRecord.parse(query)
+    except Exception:  # a parser of hostile bytes may fail in any way, RecursionError included
+        return None
+    ordinary = record.header.qr == 0 and record.header.opcode == 0 and len(record.questions) == 1
+    return record if ordinary else None
+
+
+def question(query: dnslib.DNSRecord) -> tuple[str, str]:
+    """(name without the last dot, type as a word)."""
+    try:
+        kind = dnslib.QTYPE[query.q.qtype]
+    except dnslib.DNSError:
+        kind = f"TYPE{query.q.qtype}"
+    return str(query.q.qname).rstrip("."), kind
+
+
+def answer(query: dnslib.DNSRecord, records: Sequence[Record] | None, *, tcp: bool) -> bytes:
+    """The packet that carries records: NXDOMAIN for None, truncated when it does not fit the asker's datagram. Several
+    addresses come in random order, so that their load spreads."""
+    reply = query.reply(ra=1, aa=1)
+    if records is None:
+        reply.header.rcode = dnslib.RCODE.NXDOMAIN
+    for record in random.sample(records, len(records)) if records else ():
+        kind = getattr(dnslib.QTYPE, record.type)
+        reply.add_answer(dnslib.RR(record.name, kind, rdata=_rdata(record), ttl=record.ttl))
+    packed: bytes = reply.pack()
+    if tcp or len(packed) <= _room(query):
+        return packed
+    reply.rr, reply.header.tc = [], 1
+    return bytes(reply.pack())
+
+
+def _rdata(record: Record) -> Any:
+    if record.type == "SRV":
+        priority, weight, port, target = record.value.split()
+        return dnslib.SRV(int(priority), int(weight), int(port), target)
+    return getattr(dnslib, record.type)(record.value)
+
+
+def _room(query: dnslib.DNSRecord) -> int:
+    sizes = [int(extra.rclass) for extra in query.ar if extra.rtype == dnslib.QTYPE.OPT]
+    return max(_PLAIN_SIZE, min(max(sizes, default=0), 4096))
+
+
+def refuse(query: bytes, code: int) -> bytes:
+    """An answer without records to a query that may be malformed: FORMERR 1, SERVFAIL 2, REFUSED 5."""
+    return query[:2] + bytes((0x80 | (query[2] & 0x79), 0x80 | code)) + b"\0" * 8
+
+
+class DnsServer:
+    """The server of one node. Used on the event loop."""
+
+    def __init__(self, resolv_conf: Path, make_socket: SocketMaker) -> None:
+        self._make_socket = make_socket
+        self._forwarder = Forwarder(resolv_conf, make_socket)
+        self._zones: dict[str, Zone] = {}
+        self._segments: dict[str, SegmentServer] = {}
+        self.tasks = Tasks("dns")
+
+    def set_zone(self, suffix: str, zone: Zone | None) -> None:
+        """Answer names at and below `suffix` on all segments with `zone`; None takes it away."""
+        key = suffix.strip(".").lower()
+        if zone is None:
+            self._zones.pop(key, None)
+        else:
+            self._zones[key] = zone
+
+    async def listen(self, network: Network) -> tuple[int, int]:
+        """Serve a segment whose bridge is there. Returns the UDP and the TCP port on its gateway's address."""
+        if there := self._segments.get(network.id):
+            return there.ports
+        server = SegmentServer(self, network)
+        await server.start(self._make_socket)
+        self._segments[network.id] = server
+        return server.ports
+
+    def set_names(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
+        """Replace what a segment knows."""
+        if server := self._segments.get(network.id):
+            server.names = Names(network, endpoints)
+
+    async def forget(self, network_id: str) -> None:
+        """Stop serving a segment."""
+        if server := self._segments.pop(network_id, None):
+            await server.close()
+
+    async def close(self) -> None:
+        """Stop serving all."""
+        for network_id in list(self._segments):
+            await self.forget(network_id)
+        await self.tasks.close()
+
+    def zone_of(self, name: str) -> Zone | None:
+        """The zone with the longest suffix of a name."""
+        labels = name.lower().split(".")
+        return next((z for i in range(len(labels)) if (z := self._zones.get(".".join(labels[i:])))), None)
+
+    async def resolve(self, query: dnslib.DNSRecord, packet: bytes, *, tcp: bool) -> bytes:
+        """What needs waiting: a zone, or the host's resolvers. Never raises but for cancellation."""
+        name, kind = question(query)
+        try:
+            if zone := self.zone_of(name):
+                async with asyncio.timeout(_ZONE_S):
+                    return answer(query, await zone(name, kind), tcp=tcp)
+            own = [server.gateway for server in self._segments.values()]
+            return await self._forwarder.ask(packet, tcp=tcp, own=own)
+        except (InsulaError, OSError) as fault:
+            log.debug("dns query failed", extra={"query": name, "fault": str(fault)})
+        except Exception:
+            log.exception("dns zone failed", extra={"query": name})
+        return refuse(packet, 2)
+
+
+class SegmentServer:
+    """DNS on one segment's gateway."""
+
+    def __init__(self, node: DnsServer, network: Network) -> None:
+        self._node = node
+        self._subnet = ipaddress.IPv4Network(network.subnet)
+        self.gateway = network.gateway
+        self.names = Names(network, ())
+        self.ports = (0, 0)
+        self._udp: asyncio.DatagramTransport | None = None
+        self._tcp: asyncio.Server | None = None
+        self._connections = 0
+
+    async def start(self, make_socket: SocketMaker) -> None:
+        """Listen for both transports. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        udp = await make_socket(socket.AF_INET, socket.SOCK_DGRAM)
+        tcp = await make_socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            for sock in (udp, tcp):
+                sock.setblocking(False)
+                sock.bind((self.gateway, 0))
+            self._udp, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=udp)
+            self._tcp = await asyncio.start_server(self._serve, sock=tcp)
+        except BaseException:
+            udp.close()
+            tcp.close()
+            raise
+        self.ports = (udp.getsockname()[1], tcp.getsockname()[1])
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._udp:
+            self._udp.close()
+        if self._tcp:
+            self._tcp.close()
+
+    def allowed(self, address: str) -> bool:
+        """Whether an asker is on the segment (or is the host itself, which asks from the gateway's address)."""
+        return ipaddress.IPv4Address(address) in self._subnet
+
+    def known(self, query: dnslib.DNSRecord, *, tcp: bool) -> bytes | None:
+        """The answer when the segment itself knows it."""
+        name, kind = question(query)
+        if self._node.zone_of(name):
+            return None
+        records = self.names.lookup(name, kind)
+        return None if records is None else answer(query, records, tcp=tcp)
+
+    def datagram(self, packet: bytes, asker: tuple[str, int]) -> None:
+        """One UDP query. What the segment knows is answered at once, the rest by a task."""
+        if len(packet) < 12 or packet[2] & 0x80 or not self.allowed(asker[0]):
+            return
+        query = parse(packet)
+        reply = refuse(packet, 1) if query is None else self.known(query, tcp=False)
+        if reply is not None:
+            self._send(reply, asker)
+        elif query is not None:
+            self._node.tasks.spawn(self._later(query, packet, asker), "query")
+
+    async def _later(self, query: dnslib.DNSRecord, packet: bytes, asker: tuple[str, int]) -> None:
+        self._send(await self._node.resolve(query, packet, tcp=False), asker)
+
+    def _send(self, reply: bytes, asker: tuple[str, int]) -> None:
+        if self._udp and not self._udp.is_closing():
+            self._udp.sendto(reply, asker)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One TCP connection: queries one after the other until it idles."""
+        asker = writer.get_extra_info("peername")
+        self._connections += 1
+        try:
+            if asker and self.allowed(asker[0]) and self._connections <= _MAX_CONNECTIONS:
+                while True:
+                    async with asyncio.timeout(_IDLE_S):
+                        size = int.from_bytes(await reader.readexactly(2), "big")
+                        packet = await reader.readexactly(size)
+                    reply = await self._stream(packet)
+                    writer.write(len(reply).to_bytes(2, "big") + reply)
+                    await writer.drain()
+        except (OSError, EOFError):  # idle, gone, or cut off in the middle
+            pass
+        finally:
+            self._connections -= 1
+            writer.close()
+
+    async def _stream(self, packet: bytes) -> bytes:
+        if len(packet) < 12:
+            raise EOFError("shorter than a header")
+        query = parse(packet)
+        if query is None:
+            return refuse(packet, 1)
+        return self.known(query, tcp=True) or await self._node.resolve(query, packet, tcp=True)
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, server: SegmentServer) -> None:
+        self._server = server
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._server.datagram(data, addr)

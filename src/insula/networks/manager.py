@@ -1,0 +1,444 @@
+"""`NodeNetworks`: the networks of one node, put together from the parts beside this file.
+
+    ledger     what was acknowledged         kernel    bridges, veths, taps, nftables, on one thread
+    ipam       which addresses               firewall  the nftables table as a pure function
+    ports      who has which host port       dns, dhcp what runs on each segment
+    pool       namespaces kept ready         recovery  making the kernel agree with the ledger
+
+Order of every change: decide and reserve in memory (no await, so two callers cannot choose the same) → kernel → ledger →
+answer. A failure in between takes the reservation and the kernel's part back; a kill in between leaves what `recover` removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import re
+import secrets
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from insula.errors import Conflict, HostFault, InsulaError, Invalid
+from insula.host import netns as namespaces
+from insula.model.instance import PortMapping
+from insula.networks import firewall, ipam, probe
+from insula.networks.bridge import HOST_IP_OPTION, mtu_of
+from insula.networks.contract import Endpoint, Network, Published, Zone
+from insula.networks.dns import DnsServer
+from insula.networks.kernel import Kernel
+from insula.networks.ledger import Ledger, LedgerFile
+from insula.networks.pool import NamespacePool
+from insula.networks.ports import PortTable
+from insula.networks.recovery import orphans
+from insula.networks.segments import NAME, Segments
+from insula.tasks import Tasks, in_thread
+
+log = logging.getLogger(__name__)
+
+_POOL_SIZE = 4
+_REAP_S = 0.5
+
+
+class NodeNetworks:
+    """Implements `networks.contract.Networks`. Made by `open`; used on the event loop."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        runtime_dir: Path,
+        *,
+        prefix: str = "ins",
+        table: str = "insula",
+        default_subnet: str = "10.88.0.0/16",
+        pools: Sequence[ipam.Pool] = ipam.DEFAULT_POOLS,
+        resolv_conf: Path = Path("/etc/resolv.conf"),
+        host_netns: str = "",
+        pool_size: int = _POOL_SIZE,
+    ) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9]{0,5}", prefix):
+            raise Invalid(f"{prefix} is not a prefix for interfaces: 1 to 6 of a-z 0-9", field="prefix")
+        if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]{0,63}", table):
+            raise Invalid(f"{table} is not a name for an nftables table", field="table")
+        self._default_subnet = default_subnet
+        self._netns_dir = runtime_dir / "netns"
+        self._state_dir = state_dir
+        self._kernel = Kernel(prefix, table, host_netns)
+        self._file = LedgerFile(state_dir / "networks.json", self._snapshot)
+        self._last_address: dict[str, str] = {}
+        self._ports = PortTable()
+        self._dns = DnsServer(resolv_conf, self._make_socket)
+        self._segments = Segments(self._kernel, self._dns, self._ports, pools, self._save_durably)
+        self._pool = NamespacePool(pool_size)
+        self._tasks = Tasks("networks")
+        self._reaping: asyncio.Task[None] | None = None
+
+    # --- life
+
+    @classmethod
+    async def open(cls, state_dir: Path, runtime_dir: Path, **options: object) -> Self:
+        """Load the ledger and make bridges, firewall, DNS and DHCP agree with it; nothing is removed before `recover`. The
+        options are those of the constructor: `prefix` of interface names and `table`, which differ for every Insula on a
+        host; `default_subnet`, replaced by a free one at the first start when the host has a route that overlaps it; `pools`
+        for the subnets of further networks; `resolv_conf`; `host_netns`, a namespace that plays the host.
+        Raises HostFault, Unavailable, Invalid."""
+        networks = cls(state_dir, runtime_dir, **options)  # type: ignore[arg-type]
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(networks.close)
+            await networks._start()
+            undo.pop_all()
+        return networks
+
+    async def _start(self) -> None:
+        await in_thread(self._state_dir.mkdir, parents=True, exist_ok=True)
+        await in_thread(self._netns_dir.mkdir, parents=True, exist_ok=True)
+        ledger = await self._file.load()
+        self._segments.networks = {n.id: n for n in ledger.networks}
+        self._segments.endpoints = {e.id: e for e in ledger.endpoints}
+        await self._kernel.call(self._kernel.prepare_host)
+        self._segments.default_mtu = await self._kernel.call(self._kernel.default_mtu)
+        await self._kernel.call(self._ports.restore, ledger.published)
+        await self._segments.ensure_builtin(self._default_subnet)
+        for network in self._segments.segmented():
+            await self._segments.bring_up(network)
+        await self._kernel.call(self._segments.apply_table)
+        await self._kernel.call(self._kernel.open_docker_user)
+        self._pool.start()
+
+    async def close(self) -> None:
+        """Stop DNS, DHCP and the pool, let go of the ports' sockets; the kernel's state stays, workloads use it."""
+        await self._tasks.close()
+        if self._reaping is not None:
+            await self._reap()
+        await self._pool.close()
+        await self._dns.close()
+        self._segments.stop_dhcp()
+        await self._kernel.call(self._ports.close)
+        await self._kernel.close()
+
+    async def destroy(self) -> None:
+        """Remove every interface, rule and namespace; user-made networks stay in the ledger. Ends with `close`."""
+        async with contextlib.AsyncExitStack() as steps:  # runs every step, whatever fails
+            steps.push_async_callback(self.close)
+            steps.push_async_callback(self._forget_all)
+            steps.push_async_callback(self._kernel.call, self._kernel.apply, firewall.drop(self._kernel.table))
+            steps.push_async_callback(self._kernel.call, self._kernel.close_docker_user)
+            steps.push_async_callback(self._kernel.call, self._remove_own_links)
+            for path in await in_thread(lambda: list(self._netns_dir.iterdir())):
+                steps.push_async_callback(in_thread, namespaces.unbind, path)
+            await self._dns.close()
+            self._segments.stop_dhcp()
+
+    async def _forget_all(self) -> None:
+        self._segments.endpoints.clear()
+        await self._kernel.call(lambda: self._ports.release(self._ports.all()))
+        await self._file.save(durable=True)
+
+    def _remove_own_links(self) -> None:
+        bridges = [network.bridge for network in self._segments.segmented()]
+        self._kernel.remove_links([*(link.name for link in self._kernel.own_links()), *bridges])
+
+    async def recover(self, owners: Sequence[str]) -> None:
+        """Drop what belongs to no owner or lives in a namespace that is gone; make again what the kernel lost."""
+        keep = set(owners)
+        dead = {e.netns for e in self._segments.endpoints.values() if e.netns and not namespaces.is_namespace(e.netns)}
+        lost = orphans(self._segments.endpoints.values(), self._ports.all(), keep, dead)
+        for endpoint in lost.endpoints:
+            del self._segments.endpoints[endpoint.id]
+        expected = {e.host_interface for e in self._segments.endpoints.values()} | {
+            n.bridge for n in self._segments.segmented()
+        }
+        await self._kernel.call(self._prune, expected, lost.published)
+        for path in await in_thread(lambda: list(self._netns_dir.iterdir())):
+            if path.name not in keep:
+                await in_thread(namespaces.unbind, path)
+        for endpoint in list(self._segments.endpoints.values()):
+            try:
+                await self._kernel.call(self._place, endpoint, self._segments.networks[endpoint.network])
+            except (InsulaError, OSError) as fault:  # one lost end point must not keep the others from recovering
+                log.error("an end point cannot be made again", extra={"owner": endpoint.owner, "fault": str(fault)})
+        for network in self._segments.segmented():
+            await self._segments.announce(network)
+        await self._file.save()
+
+    def _prune(self, expected: set[str], ports: Sequence[Published]) -> None:
+        self._ports.release(ports)
+        self._segments.apply_table()
+        self._kernel.remove_links([link.name for link in self._kernel.own_links() if link.name not in expected])
+
+    # --- networks
+
+    async def get(self, name_or_id: str) -> Network:
+        """By name, id or unique prefix of an id."""
+        return self._segments.find(name_or_id)
+
+    async def create(self, network: Network) -> Network:
+        """Make it; what is empty is chosen."""
+        return await self._segments.create(network)
+
+    async def remove(self, name_or_id: str) -> None:
+        """Raises Conflict while end points are on it, Forbidden for a built-in one."""
+        await self._segments.remove(name_or_id)
+
+    async def list(self) -> Sequence[Network]:
+        """Built-in first, then by name."""
+        return sorted(self._segments.networks.values(), key=lambda n: (not n.builtin, n.name))
+
+    # --- namespaces
+
+    async def make_namespace(self, owner: str) -> str:
+        """A fresh network namespace, bound to a path; one that a killed attempt left is replaced."""
+        path = self._namespace_path(owner)
+        fd = await self._pool.take()
+        try:
+            await in_thread(_bind_fresh, fd, path)
+        finally:
+            os.close(fd)
+        return str(path)
+
+    async def drop_namespace(self, owner: str) -> None:
+        """Unbind it. Repeatable."""
+        await in_thread(namespaces.unbind, self._namespace_path(owner))
+
+    def _namespace_path(self, owner: str) -> Path:
+        if not NAME.fullmatch(owner):
+            raise Invalid(f"{owner} is not an id that a namespace can be named after", field="owner")
+        return self._netns_dir / owner
+
+    # --- end points
+
+    async def connect(
+        self,
+        network: str,
+        owner: str,
+        *,
+        netns: str,
+        address: str = "",
+        mac: str = "",
+        aliases: Sequence[str] = (),
+        hostname: str = "",
+    ) -> Endpoint:
+        """Put a veth into the namespace. Connecting the same owner, network and namespace again mends what is there."""
+        segment = self._segments.segment(network)
+        if there := self._endpoint(owner, segment.id):
+            if there.netns == netns:
+                await self._kernel.call(self._place, there, segment)
+                return there
+            await self.disconnect(owner, segment.id)
+        endpoint = self._reserve(segment, owner, address, mac, aliases, hostname, netns=netns)
+        return await self._join(endpoint, segment)
+
+    async def connect_tap(
+        self, network: str, owner: str, *, mac: str = "", address: str = "", hostname: str = ""
+    ) -> Endpoint:
+        """Make a tap on the bridge for a machine and a DHCP lease for its MAC. Repeatable."""
+        segment = self._segments.segment(network)
+        if there := self._endpoint(owner, segment.id):
+            await self._kernel.call(self._place, there, segment)
+            return there
+        return await self._join(self._reserve(segment, owner, address, mac, (), hostname), segment)
+
+    def _reserve(
+        self,
+        network: Network,
+        owner: str,
+        address: str,
+        mac: str,
+        aliases: Sequence[str],
+        hostname: str,
+        *,
+        netns: str = "",
+    ) -> Endpoint:
+        """Choose and record an end point, without waiting. Raises Invalid, Conflict, Unavailable."""
+        subnet = ipaddress.IPv4Network(network.subnet)
+        there = [e for e in self._segments.endpoints.values() if e.network == network.id]
+        taken = {network.gateway, *(e.address for e in there)}
+        if address:
+            address = ipam.check_address(subnet, address, taken)
+        else:
+            last = self._last_address.get(network.id, "")
+            address = ipam.choose_address(subnet, taken, ip_range=network.ip_range, last=last)
+            self._last_address[network.id] = address
+        mac = ipam.check_mac(mac) if mac else ipam.mac_of(address)
+        if any(e.mac == mac for e in there):
+            raise Conflict(f"The MAC address {mac} is taken on network {network.name}.", field="mac")
+        host_interface = f"{self._kernel.prefix}{'v' if netns else 't'}{secrets.token_hex(4)}"
+        endpoint = Endpoint(
+            id=secrets.token_hex(32),
+            network=network.id,
+            owner=owner,
+            interface=self._free_interface(netns) if netns else "",
+            host_interface=host_interface,
+            mac=mac,
+            address=address,
+            prefix=subnet.prefixlen,
+            gateway="" if network.internal else network.gateway,
+            aliases=tuple(aliases),
+            tap="" if netns else host_interface,
+            hostname=hostname,
+            netns=netns,
+        )
+        self._segments.endpoints[endpoint.id] = endpoint
+        return endpoint
+
+    def _free_interface(self, netns: str) -> str:
+        used = {e.interface for e in self._segments.endpoints.values() if e.netns == netns}
+        return next(name for n in range(len(used) + 1) if (name := f"eth{n}") not in used)
+
+    async def _join(self, endpoint: Endpoint, network: Network) -> Endpoint:
+        try:
+            await self._kernel.call(self._place_new, endpoint, network)
+            await self._segments.announce(network)
+            await self._file.save()
+        except BaseException:
+            await asyncio.shield(self._leave([endpoint]))
+            raise
+        return endpoint
+
+    def _place_new(self, endpoint: Endpoint, network: Network) -> None:
+        mtu = mtu_of(network, self._segments.default_mtu)
+        if endpoint.tap:
+            self._kernel.attach_tap(endpoint.tap, network.bridge, mtu)
+        else:
+            self._kernel.attach_veth(endpoint, network.bridge, mtu)
+
+    def _place(self, endpoint: Endpoint, network: Network) -> None:
+        mtu = mtu_of(network, self._segments.default_mtu)
+        if endpoint.tap:
+            self._kernel.attach_tap(endpoint.tap, network.bridge, mtu)
+        else:
+            self._kernel.mend_veth(endpoint, network.bridge, mtu)
+
+    async def disconnect(self, owner: str, network: str = "") -> None:
+        """Take the owner off one network or all. Repeatable."""
+        wanted = self._segments.find(network).id if network else ""
+        leaving = [e for e in self._segments.endpoints.values() if e.owner == owner and wanted in ("", e.network)]
+        if not leaving:
+            return
+        await self._leave(leaving)
+        if wanted:  # the namespace lives on and must not show the interface any more
+            await self._kernel.call(self._kernel.reap)
+        elif self._reaping is None or self._reaping.done():
+            self._reaping = self._tasks.spawn(self._reap_later(), "reap")
+
+    async def _leave(self, leaving: Sequence[Endpoint]) -> None:
+        addresses = {e.address for e in leaving}
+        ports = [p for p in self._ports.all() if p.address in addresses]
+        await self._kernel.call(self._cut_off, [e.host_interface for e in leaving], ports)
+        for endpoint in leaving:
+            self._segments.endpoints.pop(endpoint.id, None)
+        for network_id in {e.network for e in leaving}:
+            if network := self._segments.networks.get(network_id):
+                await self._segments.announce(network)
+        await self._file.save()
+
+    def _cut_off(self, names: Sequence[str], ports: Sequence[Published]) -> None:
+        self._close_ports(ports)
+        self._kernel.detach(names)
+
+    async def _reap_later(self) -> None:
+        """Removing interfaces holds the kernel's network lock for some 15 ms, so those of many owners that end go together;
+        most went with their namespaces by then."""
+        await asyncio.sleep(_REAP_S)
+        await self._reap()
+
+    async def _reap(self) -> None:
+        with contextlib.suppress(HostFault):  # `recover` removes what stays
+            await self._kernel.call(self._kernel.reap)
+
+    async def endpoints(self, *, owner: str = "", network: str = "") -> Sequence[Endpoint]:
+        """Who is where."""
+        wanted = self._segments.find(network).id if network else ""
+        return [e for e in self._segments.endpoints.values() if owner in ("", e.owner) and wanted in ("", e.network)]
+
+    async def rename(self, owner: str, *, aliases: Sequence[str]) -> None:
+        """Change the names that DNS knows the owner by."""
+        for endpoint in [e for e in self._segments.endpoints.values() if e.owner == owner]:
+            self._segments.endpoints[endpoint.id] = msgspec.structs.replace(endpoint, aliases=tuple(aliases))
+            await self._segments.announce(self._segments.networks[endpoint.network])
+        await self._file.save()
+
+    def _endpoint(self, owner: str, network_id: str) -> Endpoint | None:
+        return next((e for e in self._segments.endpoints.values() if (e.owner, e.network) == (owner, network_id)), None)
+
+    # --- ports
+
+    async def publish(
+        self, owner: str, address: str, ports: Sequence[PortMapping], *, name: str = ""
+    ) -> Sequence[Published]:
+        """Open ports on the host for an address of an end point, all or none. `name` is the instance's, for the sentence of
+        a refusal."""
+        if not ports:
+            return []
+        endpoint = next((e for e in self._segments.endpoints.values() if e.address == address), None)
+        who = f"{name or owner[:12]} ({endpoint.id if endpoint else owner})"
+        host_ip = self._segments.networks[endpoint.network].options.get(HOST_IP_OPTION, "") if endpoint else ""
+        if host_ip:
+            ports = [p if p.host_ip else msgspec.structs.replace(p, host_ip=host_ip) for p in ports]
+        opened = await self._kernel.call(self._open_ports, owner, address, ports, who)
+        try:
+            await self._file.save()
+        except BaseException:
+            await asyncio.shield(self._kernel.call(self._close_ports, opened))
+            raise
+        return opened
+
+    def _open_ports(self, owner: str, address: str, ports: Sequence[PortMapping], who: str) -> Sequence[Published]:
+        opened, new = self._ports.take(owner, address, ports, who)
+        try:
+            self._segments.apply_or_replace(firewall.add_ports(self._kernel.table, opened))
+        except BaseException:
+            self._ports.release(new)
+            raise
+        return opened
+
+    async def unpublish(self, owner: str) -> None:
+        """Close all ports of an owner. Repeatable."""
+        if ports := self._ports.of(owner):
+            await self._kernel.call(self._close_ports, ports)
+            await self._file.save()
+
+    def _close_ports(self, ports: Sequence[Published]) -> None:
+        self._ports.release(ports)
+        if ports:
+            self._segments.apply_or_replace(firewall.delete_ports(self._kernel.table, ports))
+
+    async def published(self, owner: str) -> Sequence[Published]:
+        """The open ports of an owner."""
+        return self._ports.of(owner)
+
+    # --- names, and the rest
+
+    def set_zone(self, suffix: str, zone: Zone | None) -> None:
+        """Answer DNS names at and below `suffix` on all segments with `zone`; None takes it away."""
+        self._dns.set_zone(suffix, zone)
+
+    async def probe(self) -> Sequence[str]:
+        """What this host lacks or does that networks suffer from, as sentences for `insula doctor`."""
+        return await self._kernel.call(probe.notes, self._kernel)
+
+    async def _make_socket(self, family: int, kind: int) -> socket.socket:
+        if not self._kernel.host_netns:
+            return socket.socket(family, kind | socket.SOCK_CLOEXEC)
+        return await self._kernel.call(socket.socket, family, kind | socket.SOCK_CLOEXEC)
+
+    async def _save_durably(self) -> None:
+        await self._file.save(durable=True)
+
+    def _snapshot(self) -> Ledger:
+        return Ledger(
+            networks=list(self._segments.networks.values()),
+            endpoints=list(self._segments.endpoints.values()),
+            published=self._ports.all(),
+        )
+
+
+def _bind_fresh(fd: int, path: Path) -> None:
+    namespaces.unbind(path)
+    namespaces.bind(fd, path)

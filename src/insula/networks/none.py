@@ -1,0 +1,28 @@
+"""The none network: instances with a loopback interface only."""
+
+from __future__ import annotations
+
+from insula.errors import Forbidden
+from insula.networks.contract import Network
+from insula.networks.type import View
+
+
+class Nothing:
+    """Instances on it have a namespace with nothing but loopback (`network_mode` none)."""
+
+    driver = "none"
+    summary = "loopback only"
+    has_segment = False
+
+    def complete(self, wish: Network, view: View) -> Network:
+        """There is exactly one."""
+        if any(network.driver == self.driver for network in view.networks):
+            raise Forbidden(f'only one instance of "{self.driver}" network is allowed', field="driver")
+        return wish
+
+    def refusal(self, network: Network) -> str:
+        """Docker's sentence."""
+        return "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+
+
+TYPE = Nothing()

@@ -1,0 +1,231 @@
+"""The segments of a node: which networks there are, and what runs for each of them: bridge, firewall, DNS, DHCP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from insula import clock
+from insula.errors import AlreadyExists, Conflict, Forbidden, HostFault, Invalid, NotFound, Unsupported
+from insula.host.netlink import Route
+from insula.networks import firewall, ipam
+from insula.networks.bridge import MASQUERADE_OPTION, mtu_of
+from insula.networks.contract import Endpoint, Network
+from insula.networks.dhcp import DhcpServer
+from insula.networks.dhcp_packet import Lease
+from insula.networks.dns import DnsServer
+from insula.networks.firewall import Segment
+from insula.networks.kernel import Kernel
+from insula.networks.ports import PortTable
+from insula.networks.type import NetworkType, View, all_types
+
+log = logging.getLogger(__name__)
+
+DEFAULT, HOST, NONE = "default", "host", "none"
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+
+
+class Segments:
+    """The networks and end points in memory, and the doing that keeps the host in step. `save` writes them to the ledger."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        dns: DnsServer,
+        ports: PortTable,
+        pools: Sequence[ipam.Pool],
+        save: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.networks: dict[str, Network] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+        self.default_mtu = 1500
+        self._kernel, self._dns, self._ports, self._pools, self._save = kernel, dns, ports, tuple(pools), save
+        self._dhcp = DhcpServer(kernel)
+        self._firewall: dict[str, Segment] = {}
+        self._types: dict[str, NetworkType] = all_types()
+        self._changing = asyncio.Lock()  # networks come and go one at a time
+
+    async def ensure_builtin(self, default_subnet: str) -> None:
+        """Make the networks that are always there, at the first start."""
+        names = {network.name for network in self.networks.values()}
+        if {DEFAULT, HOST, NONE} <= names:
+            return
+        lock = await self._kernel.call(self._kernel.lock_subnets)
+        try:
+            routes = await self._kernel.call(self._kernel.foreign_routes)
+            subnet = ipam.choose_default(default_subnet, [route.destination for route in routes])
+            wishes = (
+                Network(id="", name=DEFAULT, subnet=subnet, bridge=f"{self._kernel.prefix}0", builtin=True),
+                Network(id="", name=HOST, driver=HOST, builtin=True),
+                Network(id="", name=NONE, driver=NONE, builtin=True),
+            )
+            for wish in wishes:
+                if wish.name not in names:
+                    network = self._complete(wish, routes=())
+                    if network.bridge:
+                        await self._kernel.call(self._kernel.ensure_bridge, network, mtu_of(network, self.default_mtu))
+                    self.networks[network.id] = network
+            await self._save()
+        finally:
+            lock.close()
+
+    async def bring_up(self, network: Network) -> None:
+        """Bridge, DNS, and DHCP where machines are; the firewall follows in one go."""
+        await self._kernel.call(self._kernel.ensure_bridge, network, mtu_of(network, self.default_mtu))
+        udp, tcp = await self._dns.listen(network)
+        self._firewall[network.id] = Segment(
+            bridge=network.bridge,
+            subnet=network.subnet,
+            gateway=network.gateway,
+            internal=network.internal,
+            masquerade=network.options.get(MASQUERADE_OPTION, "true").lower() not in ("false", "0"),
+            dns_udp=udp,
+            dns_tcp=tcp,
+        )
+        try:
+            await self.announce(network)
+        except HostFault as fault:  # the rest of the node's networks work without this one's DHCP
+            log.error("machines get no addresses", extra={"network": network.name, "fault": str(fault)})
+
+    def find(self, name_or_id: str) -> Network:
+        """By name, id or unique prefix of an id. Raises NotFound, Invalid."""
+        if found := self.networks.get(name_or_id):
+            return found
+        for network in self.networks.values():
+            if network.name == name_or_id:
+                return network
+        matches = [n for n in self.networks.values() if name_or_id and n.id.startswith(name_or_id)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise Invalid(f"network {name_or_id} is ambiguous ({len(matches)} matches found based on ID prefix)")
+        raise NotFound(f"network {name_or_id} not found", kind="network", name=name_or_id)
+
+    def segment(self, name_or_id: str) -> Network:
+        """A network that takes end points. Raises NotFound, Forbidden."""
+        network = self.find(name_or_id)
+        kind = self._types[network.driver]
+        if not kind.has_segment:
+            raise Forbidden(kind.refusal(network))
+        return network
+
+    def segmented(self) -> list[Network]:
+        """The networks that have a bridge."""
+        return [n for n in self.networks.values() if self._types[n.driver].has_segment]
+
+    async def create(self, network: Network) -> Network:
+        """Make it; what is empty is chosen."""
+        async with self._changing:
+            if not NAME.fullmatch(network.name):
+                raise Invalid(
+                    f"{network.name} is not a network name: letters, digits, _ . - after the first", field="name"
+                )
+            if any(n.name == network.name for n in self.networks.values()):
+                raise AlreadyExists(
+                    f"network with name {network.name} already exists", kind="network", name=network.name
+                )
+            lock = await self._kernel.call(self._kernel.lock_subnets)
+            try:
+                routes = await self._kernel.call(self._kernel.foreign_routes)
+                made = self._complete(msgspec.structs.replace(network, builtin=False), routes=routes)
+                await self._make_segment(made)
+            finally:
+                lock.close()
+            return made
+
+    async def _make_segment(self, network: Network) -> None:
+        if await self._kernel.call(self._kernel.has_interface, network.bridge):
+            raise Conflict(f"The host has an interface {network.bridge} already.", field="bridge")
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self._save)
+            self.networks[network.id] = network
+            undo.callback(self.networks.pop, network.id)
+            await (
+                self._save()
+            )  # first, so that a killed creation is finished by the next start, whatever the bridge's name
+            undo.push_async_callback(self._tear_down, network)
+            await self.bring_up(network)
+            await self._kernel.call(self.apply_table)
+            undo.pop_all()
+
+    def _complete(self, wish: Network, routes: Sequence[Route]) -> Network:
+        if wish.driver not in self._types:
+            known = ", ".join(sorted(self._types))
+            raise Unsupported(f"There is no network driver {wish.driver}; there are {known}.", field="driver")
+        view = View(
+            networks=list(self.networks.values()),
+            routes=routes,
+            pools=self._pools,
+            prefix=self._kernel.prefix,
+        )
+        network = self._types[wish.driver].complete(wish, view)
+        created = network.created or clock.rfc3339_nano(clock.now())
+        return msgspec.structs.replace(network, id=network.id or secrets.token_hex(32), created=created)
+
+    async def remove(self, name_or_id: str) -> None:
+        """Raises Conflict while end points are on it, Forbidden for a built-in one."""
+        async with self._changing:
+            network = self.find(name_or_id)
+            if network.builtin:
+                raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+            if any(e.network == network.id for e in self.endpoints.values()):
+                raise Conflict(
+                    f"error while removing network: network {network.name} id {network.id} has active endpoints"
+                )
+            del self.networks[network.id]
+            try:
+                await self._tear_down(network)
+                await self._save()
+            except BaseException:
+                self.networks[network.id] = network
+                raise
+
+    async def _tear_down(self, network: Network) -> None:
+        self._firewall.pop(network.id, None)
+        await self._dns.forget(network.id)
+        self._dhcp.forget(network.bridge)
+        if network.bridge:
+            await self._kernel.call(self._kernel.remove_links, [network.bridge])
+            await self._kernel.call(self.apply_table)
+
+    async def announce(self, network: Network) -> None:
+        """Tell DNS and DHCP who is on a segment."""
+        there = [e for e in self.endpoints.values() if e.network == network.id]
+        self._dns.set_names(network, there)
+        mtu = mtu_of(network, self.default_mtu)
+        await self._dhcp.serve(network.bridge, [_lease(e, network, mtu) for e in there if e.tap])
+
+    def apply_or_replace(self, commands: str) -> None:
+        """A small firewall change; where the table is not as we left it (somebody flushed the rules), the whole table
+        instead. Blocking."""
+        try:
+            self._kernel.apply(commands)
+        except HostFault:
+            self.apply_table()
+
+    def apply_table(self) -> None:
+        """Replace the firewall's table. Blocking."""
+        self._kernel.apply(firewall.table(self._kernel.table, tuple(self._firewall.values()), self._ports.all()))
+
+    def stop_dhcp(self) -> None:
+        """Let go of the DHCP sockets."""
+        self._dhcp.close()
+
+
+def _lease(endpoint: Endpoint, network: Network, mtu: int) -> Lease:
+    return Lease(
+        mac=endpoint.mac,
+        address=endpoint.address,
+        prefix=endpoint.prefix,
+        server=network.gateway,
+        router=endpoint.gateway,
+        dns=network.gateway,
+        hostname=endpoint.hostname,
+        mtu=mtu,
+    )
