@@ -1,0 +1,214 @@
+"""From a Pod to what the engine runs: one sandbox, and an InstanceConfig per container. Pure.
+
+Names follow what the kubelet's runtimes use (`k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT`), so that `docker ps` tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from insula.agent.podenv import expand
+from insula.engine.contract import SandboxConfig
+from insula.errors import Unsupported
+from insula.model.instance import (
+    InstanceConfig,
+    MountConfig,
+    PortMapping,
+    Resources,
+    Security,
+)
+from insula.model.quantity import parse_quantity
+from insula.model.resource import Resource
+
+CPU_PERIOD_US = 100_000
+MIN_SHARES = 2
+DRIVERS = {"": "oci", "runc": "oci", "oci": "oci", "crun": "oci"}
+LABEL_POD, LABEL_NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"
+LABEL_UID, LABEL_CONTAINER, LABEL_ATTEMPT = (
+    "io.kubernetes.pod.uid",
+    "io.kubernetes.container.name",
+    "io.kubernetes.attempt",
+)
+
+
+def sandbox_id(pod: Resource) -> str:
+    """The sandbox of a pod is named by the pod's uid."""
+    return f"pod-{pod['metadata']['uid']}"
+
+
+def hostname_of(pod: Resource) -> str:
+    """spec.hostname, else the pod's name, cut to what a host name may be."""
+    return str(pod["spec"].get("hostname") or pod["metadata"]["name"])[:63].rstrip("-.")
+
+
+def sandbox_of(pod: Resource) -> SandboxConfig:
+    """Network, host name and host ports of a pod."""
+    meta, spec = pod["metadata"], pod["spec"]
+    sysctls = {s["name"]: s["value"] for s in (spec.get("securityContext") or {}).get("sysctls") or ()}
+    return SandboxConfig(
+        id=sandbox_id(pod),
+        hostname=hostname_of(pod),
+        network="host" if spec.get("hostNetwork") else "default",
+        ports=() if spec.get("hostNetwork") else host_ports(pod),
+        labels={LABEL_POD: meta["name"], LABEL_NAMESPACE: meta["namespace"], LABEL_UID: meta["uid"]},
+        sysctls=sysctls,
+    )
+
+
+def host_ports(pod: Resource) -> tuple[PortMapping, ...]:
+    """Ports that the pod's containers want on the host."""
+    return tuple(
+        PortMapping(
+            container_port=int(port["containerPort"]),
+            protocol=port.get("protocol", "TCP").lower(),
+            host_ip=port.get("hostIP", ""),
+            host_port=int(port["hostPort"]),
+        )
+        for container in pod["spec"]["containers"]
+        for port in container.get("ports") or ()
+        if port.get("hostPort")
+    )
+
+
+def instance_name(pod: Resource, container: str, attempt: int) -> str:
+    """The engine's name for one attempt at one container."""
+    meta = pod["metadata"]
+    return f"k8s_{container}_{meta['name'][:100]}_{meta['namespace'][:63]}_{meta['uid']}_{attempt}"
+
+
+def driver_of(pod: Resource) -> str:
+    """The level that the pod's runtimeClassName picks; a RuntimeClass named as a driver is that driver."""
+    name = pod["spec"].get("runtimeClassName") or ""
+    return DRIVERS.get(name, name)
+
+
+def instance_of(
+    pod: Resource, container: Resource, *, attempt: int, env: tuple[str, ...], mounts: Mapping[str, MountConfig]
+) -> InstanceConfig:
+    """One container. `mounts` are the pod's volumes, each as a whole, by volume name."""
+    spec = pod["spec"]
+    defined = dict(item.split("=", 1) for item in env)
+    context = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
+    command, args = container.get("command"), container.get("args")
+    _refuse(spec, container)
+    return InstanceConfig(
+        name=instance_name(pod, container["name"], attempt),
+        driver=driver_of(pod),
+        image=container["image"],
+        entrypoint=tuple(expand(word, defined) for word in command) if command else None,
+        command=tuple(expand(word, defined) for word in args or ()) if args or command else None,
+        env=env,
+        working_dir=container.get("workingDir", ""),
+        user=_user(context),
+        groups=_groups(context),
+        hostname="" if spec.get("hostNetwork") else hostname_of(pod),
+        tty=bool(container.get("tty")),
+        open_stdin=bool(container.get("stdin")),
+        stdin_once=bool(container.get("stdinOnce")),
+        mounts=tuple(_mount(mount, mounts, defined) for mount in container.get("volumeMounts") or ()),
+        network_mode=f"sandbox:{sandbox_id(pod)}",
+        pid_mode="host" if spec.get("hostPID") else "",
+        ipc_mode="host" if spec.get("hostIPC") else "",
+        dns=tuple((spec.get("dnsConfig") or {}).get("nameservers") or ()),
+        dns_search=tuple((spec.get("dnsConfig") or {}).get("searches") or ()),
+        extra_hosts=_extra_hosts(spec),
+        resources=resources_of(container),
+        security=security_of(context),
+        labels=labels_of(pod, container["name"], attempt),
+        annotations=dict(pod["metadata"].get("annotations") or {}),
+        owner="kube",
+    )
+
+
+def labels_of(pod: Resource, container: str, attempt: int) -> dict[str, str]:
+    """How the agent finds its instances again."""
+    meta = pod["metadata"]
+    return {
+        LABEL_POD: meta["name"],
+        LABEL_NAMESPACE: meta["namespace"],
+        LABEL_UID: meta["uid"],
+        LABEL_CONTAINER: container,
+        LABEL_ATTEMPT: str(attempt),
+    }
+
+
+def _refuse(spec: Resource, container: Resource) -> None:
+    if container.get("volumeDevices"):
+        raise Unsupported(f"container {container['name']}: volumeDevices (raw block volumes) are not supported yet")
+    if spec.get("hostUsers") is False:
+        raise Unsupported("spec.hostUsers=false (a user namespace per pod) is not supported yet")
+    if (spec.get("os") or {}).get("name", "linux") != "linux":
+        raise Unsupported(f"spec.os.name {spec['os']['name']!r} is not supported; this node runs linux")
+
+
+def _user(context: Resource) -> str:
+    user, group = context.get("runAsUser"), context.get("runAsGroup")
+    if user is None:
+        return "" if group is None else f"0:{group}"
+    return f"{user}" if group is None else f"{user}:{group}"
+
+
+def _groups(context: Resource) -> tuple[str, ...]:
+    groups = [str(group) for group in context.get("supplementalGroups") or ()]
+    if context.get("fsGroup") is not None:
+        groups.append(str(context["fsGroup"]))
+    return tuple(groups)
+
+
+def security_of(context: Resource) -> Security:
+    """A merged security context in the engine's words."""
+    capabilities = context.get("capabilities") or {}
+    profile = (context.get("seccompProfile") or {}).get("type", "")
+    return Security(
+        privileged=bool(context.get("privileged")),
+        cap_add=tuple(capabilities.get("add") or ()),
+        cap_drop=tuple(capabilities.get("drop") or ()),
+        no_new_privileges=context.get("allowPrivilegeEscalation") is False,
+        seccomp="unconfined" if profile == "Unconfined" else None,
+        readonly_rootfs=bool(context.get("readOnlyRootFilesystem")),
+        masked_paths=() if context.get("procMount") == "Unmasked" else None,
+        readonly_paths=() if context.get("procMount") == "Unmasked" else None,
+    )
+
+
+def resources_of(container: Resource) -> Resources:
+    """Requests weigh, limits cap (cgroup rules of the kubelet)."""
+    wanted = container.get("resources") or {}
+    requests, limits = wanted.get("requests") or {}, wanted.get("limits") or {}
+    milli = _milli(requests.get("cpu", limits.get("cpu")))
+    limit = _milli(limits.get("cpu"))
+    memory = int(parse_quantity(limits["memory"])) if "memory" in limits else None
+    return Resources(
+        cpu_shares=max(milli * 1024 // 1000, MIN_SHARES) if milli is not None else MIN_SHARES,
+        cpu_quota_us=max(limit * CPU_PERIOD_US // 1000, 1000) if limit else None,
+        cpu_period_us=CPU_PERIOD_US if limit else None,
+        memory_bytes=memory,
+        memory_swap_bytes=memory,
+    )
+
+
+def _milli(value: Any) -> int | None:
+    return None if value is None else int(-(-(parse_quantity(value) * 1000) // 1))
+
+
+def _mount(mount: Resource, volumes: Mapping[str, MountConfig], defined: Mapping[str, str]) -> MountConfig:
+    volume = volumes[mount["name"]]
+    below = expand(mount["subPathExpr"], defined) if mount.get("subPathExpr") else mount.get("subPath", "")
+    return MountConfig(
+        kind=volume.kind,
+        source=volume.source,
+        target=mount["mountPath"],
+        readonly=bool(mount.get("readOnly")) or volume.readonly,
+        subpath=below,
+        propagation={"HostToContainer": "rslave", "Bidirectional": "rshared"}.get(
+            mount.get("mountPropagation", ""), "rprivate"
+        ),
+        size_bytes=volume.size_bytes,
+    )
+
+
+def _extra_hosts(spec: Resource) -> tuple[str, ...]:
+    return tuple(
+        f"{name}:{alias['ip']}" for alias in spec.get("hostAliases") or () for name in alias.get("hostnames") or ()
+    )
