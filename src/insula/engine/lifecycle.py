@@ -57,7 +57,7 @@ def state_name(entry: Entry, *, restarting: bool) -> StateName:
     """The stage in the Docker Engine's words."""
     match entry.stage:
         case Stage.CREATING | Stage.CREATED:
-            return "created"
+            return "exited" if entry.finished_at else "created"
         case Stage.STARTING:
             return "restarting" if restarting else ("exited" if entry.started_at else "created")
         case Stage.RUNNING | Stage.ENDING:

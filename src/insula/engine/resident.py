@@ -14,6 +14,7 @@ from insula.engine.ledger import Ledger
 from insula.engine.lifecycle import Verb, move, state_of
 from insula.engine.records import Entry, Stage
 from insula.engine.streams import Attachments
+from insula.errors import Conflict
 from insula.images.contract import Image
 from insula.networks.contract import Endpoint, Published
 
@@ -39,6 +40,7 @@ class Resident:
         self.restart_delay_s = 0.0
         self.keep = False  # a `restart` is under way: an end is not the end
         self.supervisor: asyncio.Task[None] | None = None
+        self.restart: asyncio.Task[None] | None = None
         self.removal: asyncio.Task[None] | None = None
         self.root_users = 0
         self.settled = asyncio.Event()  # nothing of it runs and nothing of its end is left to do
@@ -73,9 +75,12 @@ class Resident:
         self.entry = msgspec.structs.replace(self.entry, **changes)
         await self._ledger.put(self.entry)
 
-    def handle(self, directory: str) -> Handle:
-        """The driver's handle; for a start that was killed before it had one, what can be known of it."""
-        return self.entry.handle or Handle(driver=self.driver.name, id=self.id, directory=directory)
+    @property
+    def handle(self) -> Handle:
+        """The driver's handle of what runs. Raises Conflict when nothing does."""
+        if self.entry.handle is None:
+            raise Conflict(f"container {self.id} is not running")
+        return self.entry.handle
 
     # --- waiting ------------------------------------------------------------------------------------------------
 

@@ -7,11 +7,12 @@ step of a set-up pushes its undo on the work's stack; a tear-down runs every ste
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from msgspec import Struct
 
@@ -19,6 +20,7 @@ from insula.errors import gather
 
 log = logging.getLogger(__name__)
 W = TypeVar("W")
+P = ParamSpec("P")
 
 _CRASH_AT = os.environ.get("INSULA_CRASH_AT")
 
@@ -27,6 +29,25 @@ def reached(name: str) -> None:
     """A crash point: with `INSULA_CRASH_AT=name` in the environment the process kills itself here, as `kill -9` would."""
     if _CRASH_AT is not None and name == _CRASH_AT:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Undo:
+    """What takes back a set-up that failed: newest first, all of it, whatever fails on the way."""
+
+    def __init__(self) -> None:
+        self._calls: list[Callable[[], Awaitable[object]]] = []
+
+    def push(self, call: Callable[P, Awaitable[object]], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Remember one step back. Push it before the step forward: a step that fails half way is taken back too."""
+        self._calls.append(functools.partial(call, *args, **kwargs))
+
+    async def run(self) -> None:
+        """Take everything back. Faults are logged: the fault that led here is the one to tell."""
+        while self._calls:
+            try:
+                await self._calls.pop()()
+            except Exception as fault:
+                log.warning("an undo failed", exc_info=fault)
 
 
 class Step(Struct, Generic[W], frozen=True):

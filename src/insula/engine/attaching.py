@@ -1,0 +1,82 @@
+"""Putting a running or stopped instance on one more network, and taking it off."""
+
+from __future__ import annotations
+
+import msgspec
+
+from insula.engine.checks import INSTANCE, SANDBOX
+from insula.engine.contract import Event
+from insula.engine.joining import connect_one, nameservers
+from insula.engine.parts import Parts
+from insula.engine.resident import Resident
+from insula.engine.resolve import hostname_of
+from insula.engine.starting import write_names
+from insula.errors import Conflict
+from insula.model.instance import NetworkAttachment
+from insula.networks.contract import Network
+from insula.tasks import in_thread
+
+
+async def connect(parts: Parts, resident: Resident, attachment: NetworkAttachment) -> None:
+    """At once when it runs, and at each later start. Raises NotFound, Conflict, Invalid (address)."""
+    network = await parts.networks.get(attachment.network)
+    async with resident.lock:
+        config = resident.entry.config
+        if config.network_mode == "host" or config.network_mode.startswith((SANDBOX, INSTANCE)):
+            raise Conflict(
+                "container sharing network namespace with another container or host cannot be connected to any other network"
+            )
+        if network.driver in ("host", "none"):
+            raise Conflict(f"container cannot be connected to {network.name} network")
+        if await _is_on(parts, resident, network):
+            raise Conflict(f"endpoint with name {config.name} already exists in network {network.name}")
+        if resident.running:
+            endpoint = await connect_one(parts, resident.id, config, attachment, resident.entry.netns)
+            resident.endpoints = (*resident.endpoints, endpoint)
+            await _rewrite_names(parts, resident)
+        mode = network.name if config.network_mode == "none" else config.network_mode
+        joined = (*config.networks, attachment)
+        await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=joined))
+    _say(parts, resident, network, "connect")
+
+
+async def _is_on(parts: Parts, resident: Resident, network: Network) -> bool:
+    if any(endpoint.network == network.id for endpoint in resident.endpoints):
+        return True
+    from_config = [each.network for each in resident.entry.config.networks]
+    return any([(await parts.networks.get(name)).id == network.id for name in from_config])
+
+
+async def disconnect(parts: Parts, resident: Resident, reference: str, *, force: bool) -> None:
+    """Now and for later starts. Raises NotFound, Conflict when it is not on it."""
+    network = await parts.networks.get(reference)
+    async with resident.lock:
+        config = resident.entry.config
+        names = {network.id, network.name, reference}
+        primary = config.network_mode in names or (
+            config.network_mode in ("", "bridge", "default") and network.name == "default"
+        )
+        others = tuple(each for each in config.networks if each.network not in names)
+        live = [endpoint for endpoint in resident.endpoints if endpoint.network == network.id]
+        if not (primary or live or len(others) < len(config.networks) or force):
+            raise Conflict(f"container {resident.id} is not connected to network {network.name}")
+        if live or force:
+            await parts.networks.disconnect(resident.id, network.id)
+            resident.endpoints = tuple(each for each in resident.endpoints if each.network != network.id)
+            await _rewrite_names(parts, resident)
+        mode = config.network_mode
+        if primary:
+            mode = others[0].network if others else "none"
+        await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=others))
+    _say(parts, resident, network, "disconnect")
+
+
+async def _rewrite_names(parts: Parts, resident: Resident) -> None:
+    servers = await nameservers(parts, resident.endpoints)
+    hostname = hostname_of(resident.entry.config, resident.id, host=parts.hostname)
+    await in_thread(write_names, parts, resident, hostname=hostname, nameservers=servers)
+
+
+def _say(parts: Parts, resident: Resident, network: Network, action: str) -> None:
+    attributes = {"container": resident.id, "name": network.name, "type": network.driver}
+    parts.events.publish(Event(type="network", action=action, id=network.id, attributes=attributes))

@@ -1,0 +1,102 @@
+"""`docker exec`: record, run, resize and wait for processes beside an instance's first one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from insula.drivers.driver import Capability, Streams
+from insula.engine.checks import need
+from insula.engine.contract import Exec
+from insula.engine.execs import Execution
+from insula.engine.lifecycle import refuse_unless_running
+from insula.engine.names import new_id
+from insula.engine.parts import Parts
+from insula.engine.resident import Resident
+from insula.engine.resolve import Surroundings, exec_process, first_process, hostname_of
+from insula.engine.users import Accounts, look_up, read_accounts
+from insula.errors import Conflict, Invalid
+from insula.images.contract import ImageConfig
+from insula.model.instance import Process
+from insula.tasks import in_thread
+
+
+async def create(parts: Parts, resident: Resident, process: Process, *, user: str, env: Sequence[str]) -> Exec:
+    """Record it. Raises Conflict (not running, paused), Invalid (unknown user, no command), Unsupported."""
+    need(resident.driver, Capability.EXEC)
+    refuse_unless_running(resident.entry)
+    if resident.entry.paused:
+        raise Conflict(f"container {resident.id} is paused, unpause the container before exec")
+    if not process.args:
+        raise Invalid("No exec command specified", field="process.args")
+    execution = Execution(new_id(), resident.id, await _resolve(parts, resident, process, user, tuple(env)))
+    parts.executions.add(execution)
+    parts.say(resident, "exec_create: " + " ".join(process.args), execID=execution.id)
+    return execution.view()
+
+
+async def _resolve(parts: Parts, resident: Resident, process: Process, user: str, env: tuple[str, ...]) -> Process:
+    config = resident.entry.config
+    accounts = await in_thread(read_accounts, resident.entry.rootfs) if resident.entry.rootfs else Accounts()
+    around = Surroundings(
+        id=resident.id,
+        directory="",
+        log_path="",
+        image=resident.image.config if resident.image else ImageConfig(),
+        accounts=accounts,
+        hostname=hostname_of(config, resident.id, host=parts.hostname),
+    )
+    first = first_process(config, around)
+    home = look_up(config.user or around.image.user, accounts, config.groups).home
+    asked = look_up(user, accounts) if user else None
+    return exec_process(process, first=first, home=home, user=asked, env=env)
+
+
+async def start(parts: Parts, exec_id: str) -> Streams:
+    """Run it; returns its streams, from its first byte on. Raises NotFound, Conflict, HostFault (with Docker's code)."""
+    execution = parts.executions.get(exec_id)
+    resident = parts.find(execution.instance)
+    if execution.started:
+        raise Conflict(f"exec {execution.id} has already been started")
+    refuse_unless_running(resident.entry)
+    if resident.entry.paused:
+        raise Conflict(f"container {resident.id} is paused, unpause the container before exec")
+    execution.started = True
+    try:
+        execution.handle = await resident.driver.exec(resident.handle, execution.id, execution.process)
+    except BaseException as fault:
+        code = getattr(fault, "code", None)
+        execution.end(code if code in (126, 127) else 126)
+        raise
+    parts.say(resident, "exec_start: " + " ".join(execution.process.args), execID=execution.id)
+    parts.tasks.spawn(_watch(parts, resident, execution), f"exec {execution.id[:12]}")
+    return execution.streams
+
+
+async def _watch(parts: Parts, resident: Resident, execution: Execution) -> None:
+    assert execution.handle is not None
+    try:
+        exit = await execution.handle.wait()
+        execution.end(exit.code)
+    finally:
+        if not execution.ended.is_set():
+            execution.end(255)
+    parts.say(resident, "exec_die", execID=execution.id, exitCode=str(exit.code))
+
+
+async def resize(parts: Parts, exec_id: str, width: int, height: int) -> None:
+    """Set its terminal's size; before the start it begins with it. Raises NotFound."""
+    execution = parts.executions.get(exec_id)
+    if execution.handle is None:
+        execution.process = msgspec.structs.replace(execution.process, width=width, height=height)
+    elif not execution.ended.is_set():
+        await execution.handle.resize(width, height)
+
+
+async def wait(parts: Parts, exec_id: str) -> int:
+    """Its exit code. Raises NotFound."""
+    execution = parts.executions.get(exec_id)
+    await execution.ended.wait()
+    assert execution.exit_code is not None
+    return execution.exit_code

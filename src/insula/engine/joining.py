@@ -1,0 +1,172 @@
+"""Which namespaces an instance runs in, and its place on the network: its own, a sandbox's, another instance's, the host's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from insula.engine.checks import INSTANCE, SANDBOX, networks_of
+from insula.engine.lifecycle import refuse_unless_running
+from insula.engine.parts import Parts
+from insula.engine.records import SandboxEntry
+from insula.engine.resident import Resident
+from insula.errors import Invalid, NotFound, Unavailable
+from insula.model.instance import InstanceConfig, NetworkAttachment
+from insula.networks.contract import Endpoint
+
+HOST_SHM = "/dev/shm"  # noqa: S108 - the host's shared memory, bound on request
+
+
+class Namespaces(Struct, frozen=True, kw_only=True):
+    """Paths as in `InstanceSpec`: a path joins, "" is the host's, None is one of its own. `own_netns` says that the engine
+    made the network namespace for this instance; `shm` is a folder for /dev/shm, empty for a fresh one."""
+
+    netns: str | None = None
+    pidns: str | None = None
+    ipcns: str | None = None
+    utsns: str | None = None
+    shm: str = ""
+    own_netns: bool = False
+    hostname: str = ""
+
+
+async def namespaces_of(parts: Parts, resident: Resident) -> Namespaces:
+    """Find or make them. Raises NotFound, Conflict (the other instance does not run), Invalid (unknown mode)."""
+    config = resident.entry.config
+    if config.machine is not None:
+        return Namespaces(netns="")
+    mode = config.network_mode
+    sandbox = parts.sandboxes.get(mode.removeprefix(SANDBOX)) if mode.startswith(SANDBOX) else None
+    if mode.startswith(SANDBOX):
+        if sandbox is None or not sandbox.ready:
+            raise NotFound(f"No such sandbox: {mode.removeprefix(SANDBOX)}", kind="sandbox")
+        return _in_sandbox(parts, config, sandbox)
+    ipcns, shm = _ipc(parts, config)
+    shared = mode.startswith(INSTANCE)
+    peer = _running(parts, mode.removeprefix(INSTANCE)) if shared else None
+    return Namespaces(
+        netns=_peer_netns(peer) if peer else "" if mode == "host" else await parts.networks.make_namespace(resident.id),
+        own_netns=not shared and mode != "host",
+        pidns=_other(parts, config.pid_mode, "pid"),
+        ipcns=ipcns,
+        utsns="" if config.uts_mode == "host" else None,
+        shm=shm,
+    )
+
+
+def _in_sandbox(parts: Parts, config: InstanceConfig, sandbox: SandboxEntry) -> Namespaces:
+    ipcns, shm = _ipc(parts, config) if config.ipc_mode else (sandbox.ipcns or None, sandbox.shm)
+    uts_of_host = config.uts_mode == "host" or not sandbox.netns
+    return Namespaces(
+        netns=sandbox.netns,
+        pidns=_other(parts, config.pid_mode, "pid"),
+        ipcns=ipcns,
+        utsns="" if uts_of_host else sandbox.utsns or None,
+        shm=shm,
+        hostname=parts.hostname if uts_of_host else sandbox.config.hostname,
+    )
+
+
+def _ipc(parts: Parts, config: InstanceConfig) -> tuple[str | None, str]:
+    match config.ipc_mode:
+        case "" | "private" | "shareable" | "none":
+            return None, ""
+        case "host":
+            return "", HOST_SHM
+        case mode:
+            peer = _running(parts, _reference(mode))
+            return f"/proc/{peer.entry.pid}/ns/ipc", f"/proc/{peer.entry.pid}/root/dev/shm"
+
+
+def _other(parts: Parts, mode: str, kind: str) -> str | None:
+    match mode:
+        case "" | "private":
+            return None
+        case "host":
+            return ""
+        case _:
+            return f"/proc/{_running(parts, _reference(mode)).entry.pid}/ns/{kind}"
+
+
+def _reference(mode: str) -> str:
+    word, colon, reference = mode.partition(":")
+    if not colon or word not in ("instance", "container"):
+        raise Invalid(f"{mode!r} is not a namespace mode: use host, private or instance:ID")
+    return reference
+
+
+def _running(parts: Parts, reference: str) -> Resident:
+    peer = parts.find(reference)
+    refuse_unless_running(peer.entry)
+    return peer
+
+
+def _peer_netns(peer: Resident) -> str:
+    return peer.entry.netns or f"/proc/{peer.entry.pid}/ns/net"
+
+
+async def connect_all(parts: Parts, *, owner: str, config: InstanceConfig, netns: str) -> tuple[Endpoint, ...]:
+    """Join every segment of an instance, the primary one first (it is eth0 and has the default route)."""
+    endpoints = []
+    for attachment in attachments(config):
+        endpoints.append(await connect_one(parts, owner, config, attachment, netns))
+    return tuple(endpoints)
+
+
+def attachments(config: InstanceConfig) -> list[NetworkAttachment]:
+    """One for each segment; what the client said of it, or nothing special."""
+    said = {each.network: each for each in config.networks}
+    return [said.get(name) or NetworkAttachment(network=name) for name in networks_of(config)]
+
+
+async def connect_one(
+    parts: Parts, owner: str, config: InstanceConfig, attachment: NetworkAttachment, netns: str
+) -> Endpoint:
+    """Join one segment: by an interface in the namespace, or by a tap for a machine."""
+    name = config.machine.hostname if config.machine and config.machine.hostname else config.hostname or owner[:12]
+    if config.machine is not None:
+        return await parts.networks.connect_tap(
+            attachment.network, owner, mac=attachment.mac, address=attachment.address, hostname=name
+        )
+    return await parts.networks.connect(
+        attachment.network,
+        owner,
+        netns=netns,
+        address=attachment.address,
+        mac=attachment.mac,
+        aliases=aliases_of(config, owner, attachment.aliases),
+        hostname=name,
+    )
+
+
+def aliases_of(config: InstanceConfig, owner: str, more: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names by which neighbours find it: its name, what was asked, and its short id."""
+    return tuple(dict.fromkeys((config.name, *more, owner[:12])))
+
+
+async def nameservers(parts: Parts, endpoints: Sequence[Endpoint]) -> list[str]:
+    """Insula's own DNS, at the gateway of each segment that has names; the built-in segment has none, as with Docker."""
+    servers = []
+    for endpoint in endpoints:
+        network = await parts.networks.get(endpoint.network)
+        if not network.builtin and endpoint.gateway:
+            servers.append(endpoint.gateway)
+    return servers
+
+
+def host_text(path: str) -> str:
+    """A file of the host's /etc, empty when it is missing."""
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def need_address(endpoints: Sequence[Endpoint]) -> str:
+    """The address that published ports lead to. Raises Unavailable."""
+    for endpoint in endpoints:
+        if endpoint.address:
+            return endpoint.address
+    raise Unavailable("no address to publish ports for: the instance is on no network of its own")

@@ -1,0 +1,152 @@
+"""Watching what runs: one task per instance waits for its end, clears up, and starts it again where its policy says so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime
+
+from insula import clock
+from insula.drivers.driver import Exit
+from insula.engine.ending import let_go, record_end, remove
+from insula.engine.parts import Parts
+from insula.engine.records import Stage
+from insula.engine.resident import Resident
+from insula.engine.restarting import next_delay_s, wants_restart
+from insula.engine.starting import start
+from insula.errors import InsulaError
+
+log = logging.getLogger(__name__)
+
+LOST = 255  # what the Docker Engine says of a container whose end nobody saw
+
+
+def watch(parts: Parts, resident: Resident) -> None:
+    """Wait for its end from now on. Called once after each start, and after recovery for what still runs."""
+    resident.settled.clear()
+    resident.silent.clear()
+    resident.supervisor = parts.tasks.spawn(_watch(parts, resident), f"watch {resident.id[:12]}")
+
+
+async def _watch(parts: Parts, resident: Resident) -> None:
+    await ended(parts, resident, await _exit_of(resident))
+
+
+async def _exit_of(resident: Resident) -> Exit:
+    """How it ended; a fault of the driver is an end too, of which nobody knows how."""
+    try:
+        return await resident.driver.wait(resident.handle)
+    except InsulaError as fault:
+        log.error("an instance was lost", extra={"instance": resident.id}, exc_info=fault)
+        return Exit(code=LOST, message=fault.message)
+
+
+async def ended(parts: Parts, resident: Resident, exit: Exit) -> None:
+    """All that an end sets off, in order: record it, tell it, let go or remove, and plan the next start."""
+    await record_end(resident, exit)
+    resident.silent.set()
+    again = _again(resident)
+    if resident.entry.oom_killed:
+        parts.say(resident, "oom")
+    if resident.entry.config.auto_remove and not again and not resident.keep:
+        _say_end(parts, resident)
+        await removal(parts, resident, volumes=True)
+        return
+    try:
+        await let_go(parts, resident)
+    except Exception as fault:
+        log.error("clearing up after an instance failed", extra={"instance": resident.id}, exc_info=fault)
+    resident.restarting = again
+    _say_end(parts, resident)
+    resident.settled.set()
+    resident.tell_exit()
+    if again:
+        plan_restart(parts, resident, ran_s=ran_s(resident))
+
+
+def _say_end(parts: Parts, resident: Resident) -> None:
+    parts.say(resident, "die", exitCode=str(resident.entry.exit_code), execDuration=str(int(ran_s(resident))))
+
+
+def _again(resident: Resident) -> bool:
+    entry = resident.entry
+    return not resident.keep and wants_restart(
+        entry.config.restart,
+        exit_code=entry.exit_code,
+        user_stopped=entry.user_stopped,
+        restart_count=entry.restart_count,
+    )
+
+
+def ran_s(resident: Resident) -> float:
+    """How long its last run lasted, in seconds."""
+    try:
+        times = [clock.parse_rfc3339(text) for text in (resident.entry.started_at, resident.entry.finished_at)]
+    except ValueError:
+        return 0.0
+    return max(0.0, _between(times[0], times[1]))
+
+
+def _between(begin: datetime, end: datetime) -> float:
+    return (end - begin).total_seconds()
+
+
+# --- starting again ---------------------------------------------------------------------------------------------
+
+
+def plan_restart(parts: Parts, resident: Resident, *, ran_s: float) -> None:
+    """Start it again after the policy's pause."""
+    resident.restarting = True
+    resident.restart_delay_s = next_delay_s(resident.restart_delay_s, ran_s=ran_s)
+    work = _restart_after(parts, resident, resident.restart_delay_s)
+    resident.restart = parts.tasks.spawn(work, f"restart {resident.id[:12]}")
+
+
+async def _restart_after(parts: Parts, resident: Resident, delay_s: float) -> None:
+    await asyncio.sleep(delay_s)
+    async with resident.lock:
+        if not resident.restarting or resident.entry.stage not in (Stage.EXITED, Stage.CREATED):
+            return
+        try:
+            await resident.save(restart_count=resident.entry.restart_count + 1)
+            await start(parts, resident)
+        except InsulaError as fault:
+            log.warning("starting an instance again failed", extra={"instance": resident.id}, exc_info=fault)
+            _failed_restart(parts, resident)
+        else:
+            resident.restarting = False
+            watch(parts, resident)
+
+
+def _failed_restart(parts: Parts, resident: Resident) -> None:
+    """A start that fails counts as an exit: try again later where the policy allows it, else it rests."""
+    resident.restarting = False
+    if _again(resident):
+        plan_restart(parts, resident, ran_s=0.0)
+    else:
+        resident.tell_exit()
+
+
+def cancel_restart(resident: Resident) -> None:
+    """The user wants it stopped: no further start. The caller holds the lock, so none is under way."""
+    if resident.restart is not None:
+        resident.restart.cancel()
+        resident.restart = None
+    resident.restarting = False
+    resident.tell_exit()
+
+
+# --- removal ----------------------------------------------------------------------------------------------------
+
+
+async def removal(parts: Parts, resident: Resident, *, volumes: bool) -> None:
+    """Remove it, once: who comes later joins the removal under way. Raises what failed."""
+    if resident.removal is None or resident.removal.done():
+        work = _remove(parts, resident, volumes=volumes)
+        resident.removal = parts.tasks.spawn(work, f"remove {resident.id[:12]}")
+    await asyncio.shield(resident.removal)
+
+
+async def _remove(parts: Parts, resident: Resident, *, volumes: bool) -> None:
+    await resident.save(remove_volumes=volumes)
+    await remove(parts, resident)
