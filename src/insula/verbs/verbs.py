@@ -186,7 +186,7 @@ class Verbs:
         codec = self._allowed(ref, "patch")
         if type == "apply":
             return await patching.apply(self, self._writer, request, codec, namespace, name, patch, sub)
-        change = patching.change_by(codec.kind, type, patch)
+        change = patching.change_by(codec.kind, type, patch, sub)
         return await self._writer.change(request, codec, namespace, name, change, sub=sub)
 
     async def delete(

@@ -185,8 +185,6 @@ class Writer:
             raise faults.stale(kind, name)
         merged = parts.merge(kind, sub, wish, old)
         merged["metadata"] = {**merged["metadata"], "name": name, "resourceVersion": revision}
-        if sub not in ("", "scale") and "managedFields" in wish["metadata"]:
-            merged["metadata"]["managedFields"] = wish["metadata"]["managedFields"]
         return merged, warnings
 
     @staticmethod
