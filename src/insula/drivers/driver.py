@@ -228,3 +228,7 @@ class Driver(Protocol):
     async def reset(self, handle: Handle) -> None:
         """Press the reset button."""
         ...
+
+    async def close(self) -> None:
+        """Let go of what this process holds (streams, connections, waiting); instances go on."""
+        ...

@@ -87,7 +87,7 @@ BY_CAPABILITY = {
 }
 
 ARCHITECTURES = {
-    "x86_64": ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"),
+    "x86_64": ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86"),
     "aarch64": ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"),
 }
 BY_ARCHITECTURE = {
@@ -123,7 +123,7 @@ def _allow(names: list[str], argument: tuple[int, int, str] | None = None) -> di
 
 # --- profiles that users bring -----------------------------------------------------------------------------------
 
-DOCKER_ARCHITECTURES = {"x86_64": ("amd64", "x32", "x86"), "aarch64": ("arm64", "arm")}
+DOCKER_ARCHITECTURES = {"x86_64": ("amd64", "x86"), "aarch64": ("arm64", "arm")}
 PASSED_ON = ("defaultErrnoRet", "flags", "listenerPath", "listenerMetadata")
 
 

@@ -49,7 +49,7 @@ class OciDriver:
 
     def __init__(self, runtime_dir: Path, *, cgroup_parent: str = DEFAULT_PARENT, runtime: str | None = None) -> None:
         self._runtime_dir = runtime_dir
-        self._parent = cgroup_parent.strip("/")
+        self.parent = cgroup_parent.strip("/")
         self._forced = runtime
         self._chosen: Runtime | None = None
         self._choosing = asyncio.Lock()
@@ -63,7 +63,7 @@ class OciDriver:
     async def probe(self) -> Probe:
         """Run a real container with crun, then with runc; the first that works is used from now on."""
         async with self._choosing:
-            found, chosen = await probing.probe(self._runtime_dir, self._parent, self._forced, type(self))
+            found, chosen = await probing.probe(self._runtime_dir, self.parent, self._forced, type(self))
             self._chosen = chosen or self._chosen
         return found
 
@@ -96,7 +96,7 @@ class OciDriver:
 
     def group_path(self, spec: InstanceSpec) -> str:
         """The control group of an instance: the parent that the spec names, else this driver's, then the id."""
-        parent = self._parent if spec.cgroup_parent == DEFAULT_PARENT else spec.cgroup_parent.strip("/")
+        parent = self.parent if spec.cgroup_parent == DEFAULT_PARENT else spec.cgroup_parent.strip("/")
         return f"{parent}/{spec.id}"
 
     # --- life
@@ -177,20 +177,36 @@ class OciDriver:
         """See the contract. Waits on pidfds of the first process and of conmon, which ends right after it wrote the exit code."""
         container = self._container(handle)
         if container.data.boot == pidfd.boot_id() and state.exit_of(container) is None:
-            await pidfd.gone(container.init)
-            for attached in tuple(self._streams.get(container.id, ())):
-                attached.drain()
-            await pidfd.gone(container.monitor)
+            await self._until_end(container)
         found = state.status(container)
         if found.exit is None:
             raise Conflict(f"Container {container.id} is gone")
         return found.exit
 
+    async def _until_end(self, container: Container) -> None:
+        """Return when conmon has ended. Streams are drained once the first process has, or they might hold conmon up."""
+        first, last = (
+            asyncio.ensure_future(pidfd.gone(container.init)),
+            asyncio.ensure_future(pidfd.gone(container.monitor)),
+        )
+        try:
+            await asyncio.wait({first, last}, return_when=asyncio.FIRST_COMPLETED)
+            self._drain(container.id)
+            await last
+        finally:
+            first.cancel()
+            last.cancel()
+            await asyncio.wait({first, last})
+
+    def _drain(self, id: str) -> None:
+        for attached in tuple(self._streams.get(id, ())):
+            attached.drain()
+
     async def recover(self, handle: Handle) -> Status:
-        """See the contract. What a dead conmon left running is killed."""
+        """See the contract. What a dead conmon left running is killed; a handle from before a repeated `create` harms nothing."""
         container = self._container(handle)
         found = await in_thread(state.status, container)
-        if found.phase is Phase.EXITED and container.data.boot == pidfd.boot_id():
+        if found.phase is Phase.EXITED and pidfd.alive(container.init):
             await in_thread(cgroups.kill, container.group)
         return found
 
@@ -208,8 +224,7 @@ class OciDriver:
     async def _end(self, container: Container) -> None:
         if pidfd.send(container.init, signals.SIGKILL) and cgroups.frozen(container.group):
             await in_thread(cgroups.freeze, container.group, False)
-        for attached in tuple(self._streams.get(container.id, ())):
-            attached.drain()
+        self._drain(container.id)
         if not await pidfd.gone_within(container.monitor, END_DEADLINE_S):
             pidfd.send(container.monitor, signals.SIGKILL)
 
