@@ -14,7 +14,7 @@ import queue
 import tarfile
 import threading
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
@@ -144,7 +144,7 @@ class Pipe:
             self._loop.call_soon_threadsafe(self.chunks.put_nowait, item)
 
 
-async def produce(call: Callable[[Pipe], object], name: str = "archive") -> AsyncIterator[bytes]:
+async def produce(call: Callable[[Pipe], object], name: str = "archive") -> AsyncGenerator[bytes, None]:
     """Stream what blocking code writes, from a thread of its own. A fault in it is raised here, after its last bytes."""
     pipe = Pipe(asyncio.get_running_loop())
 

@@ -16,9 +16,10 @@ from msgspec import Struct
 
 from insula.errors import Invalid, TooLarge, Unsupported
 from insula.host.rootfd import split
-from insula.host.tarstream import Limited, Members, Plain, Source, compression_of
+from insula.host.tarstream import Members, Source, compression_of
 from insula.images import manifests, reference
-from insula.images.blobs import Blobs, BlobWriter, check_room, room
+from insula.images.blobs import Blobs, BlobWriter
+from insula.images.bounded import Bounded
 from insula.images.metadata import LayerBlob
 
 MAX_MEMBERS = 100_000
@@ -83,21 +84,14 @@ class Archive:
         return {member.digest for member in self._files.values()}
 
 
-def receive(source: Source, blobs: Blobs) -> Archive:
-    """Take an archive in. Its files become blobs; those that no image needs are for the caller to sweep. Blocks.
+def receive(source: Source, blobs: Blobs, folder: Path) -> Archive:
+    """Take an archive in. Its files become blobs below `folder`; those that no image needs are for the caller to sweep. Blocks.
 
     Raises Invalid (damaged), TooLarge, HostFault (disk).
     """
-    limit = room(blobs.path("sha256:").parent)
-    plain = Limited(
-        Plain(source),
-        limit,
-        f"no space left on device: the archive needs more than the {limit} bytes that are free",
-        check_room(blobs.path("sha256:").parent),
-    )
     files: dict[str, Member] = {}
     links: dict[str, str] = {}
-    members = Members(plain)
+    members = Members(Bounded(source, folder))
     for count, member in enumerate(members):
         if count >= MAX_MEMBERS:
             raise TooLarge(f"the archive holds more than {MAX_MEMBERS} entries")

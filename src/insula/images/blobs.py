@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,8 +20,6 @@ from insula.host.tarstream import CHUNK, Source
 from insula.tasks import in_thread
 
 _BATCH = 1024 * 1024
-# Kept free for the rest of the machine; a full disk is refused before it is full.
-RESERVE_BYTES = 64 * 1024 * 1024
 
 
 def digest_of(data: bytes) -> str:
@@ -157,6 +155,13 @@ class BlobWriter:
         except OSError as error:
             raise disk_fault(error, "write a blob") from None
 
+    def restart(self) -> None:
+        """Forget what was written."""
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        self._hash = hashlib.sha256()
+        self.size = 0
+
     def commit(self, digest: str = "", *, durable: bool = True) -> str:
         """Keep it. Raises Invalid when the content does not have the promised digest."""
         found = "sha256:" + self._hash.hexdigest()
@@ -187,19 +192,3 @@ class BlobWriter:
 def disk_fault(error: OSError, doing: str) -> HostFault:
     """The disk's fault as a sentence."""
     return HostFault(f"cannot {doing}: {os.strerror(error.errno or 0)}", code=error.errno)
-
-
-def room(folder: Path) -> int:
-    """How many bytes may still be written below a folder, with the reserve kept."""
-    found = os.statvfs(folder)
-    return max(0, found.f_bavail * found.f_frsize - RESERVE_BYTES)
-
-
-def check_room(folder: Path, needed: int = 0) -> Callable[[], None]:
-    """A check to be called again and again: raises HostFault when the disk is nearly full."""
-
-    def check() -> None:
-        if room(folder) <= needed:
-            raise HostFault(f"no space left on device: less than {RESERVE_BYTES >> 20} MiB are free below {folder}")
-
-    return check

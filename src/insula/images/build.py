@@ -8,9 +8,9 @@ from __future__ import annotations
 import io
 import stat
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from msgspec import Struct
 
@@ -37,7 +37,7 @@ class FileEntry(Struct, frozen=True, kw_only=True):
     gid: int = 0
 
 
-def write_layer(out: BinaryIO, files: Sequence[FileEntry]) -> None:
+def write_layer(out: Any, files: Sequence[FileEntry]) -> None:
     """Write a layer tar of entries in their order; missing parent folders come by themselves, 0755. Blocks."""
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         made: set[str] = set()
@@ -78,9 +78,14 @@ def _header(entry: FileEntry) -> tarfile.TarInfo:
 
 def store_layer(blobs: Blobs, files: Sequence[FileEntry]) -> LayerBlob:
     """Write the layer of `files` as a blob. Blocks. Raises HostFault."""
+    return store_written(blobs, lambda out: write_layer(out, files))
+
+
+def store_written(blobs: Blobs, write: Callable[[Any], None]) -> LayerBlob:
+    """Keep the plain layer tar that `write` writes to the file it is given. Blocks. Raises HostFault."""
     writer = blobs.writer()
     try:
-        write_layer(_Sink(writer.write), files)  # type: ignore[arg-type]
+        write(_Sink(writer.write))
         digest = writer.commit()
     finally:
         writer.abort()

@@ -31,6 +31,7 @@ class Content:
         folder.mkdir(parents=True, exist_ok=True)
         # Layers hold setuid programs and device nodes: nobody but root may reach them.
         folder.chmod(0o700)
+        self.folder = folder
         self.blobs = Blobs(folder / "blobs", folder / "tmp")
         self.layers = Layers(folder / "layers", self.blobs)
         self.metadata = Metadata(folder / "images.json")

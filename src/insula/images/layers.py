@@ -24,18 +24,15 @@ import msgspec
 from msgspec import Struct
 
 from insula.errors import HostFault, Invalid
-from insula.host.tarstream import Hashing, Limited, Plain
+from insula.host.tarstream import Hashing
 from insula.host.threads import to_end
 from insula.host.untar import unpack
-from insula.images.blobs import Blobs, check_room, room
+from insula.images.blobs import Blobs
+from insula.images.bounded import Bounded
 from insula.tasks import Tasks, in_thread
 
 log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
-
-# zlib's best is 1032:1, on zeros. A layer beyond this is refused once it is also large in itself.
-BOMB_RATIO = 250
-BOMB_FLOOR_BYTES = 1 << 30
 
 
 class LayerRecord(Struct, frozen=True, kw_only=True):
@@ -115,7 +112,7 @@ class Layers:
         (place / "diff").mkdir(parents=True, mode=0o755)
         try:
             with self._blobs.path(blob).open("rb", buffering=0) as file:
-                hashing = Hashing(self._bounded(Plain(file), self._blobs.size(blob)))
+                hashing = Hashing(Bounded(file, self._folder))
                 found = unpack(hashing, str(place / "diff"), overlay=True)
             if hashing.digest != diff_id:
                 raise Invalid(f"the layer {blob} unpacks to {hashing.digest}, but the image promises {diff_id}")
@@ -127,16 +124,6 @@ class Layers:
         finally:
             shutil.rmtree(place, ignore_errors=True)
         return record
-
-    def _bounded(self, plain: Plain, packed_bytes: int) -> Limited:
-        limit = room(self._folder)
-        sentence = f"no space left on device: the layer needs more than the {limit} bytes that are free"
-        if plain.compression and (bomb := max(BOMB_FLOOR_BYTES, packed_bytes * BOMB_RATIO)) < limit:
-            limit, sentence = (
-                bomb,
-                f"the layer of {packed_bytes} bytes unpacks to more than {bomb}: a decompression bomb",
-            )
-        return Limited(plain, limit, sentence, check_room(self._folder))
 
     async def _flush(self) -> None:
         """Write the file system back, then mark what was unpacked before that as safe. Later ones get another round."""

@@ -21,11 +21,8 @@ def find_file(lowers: Sequence[str], path: str) -> str:
     if len(found) == 1 and stat.S_ISREG(os.lstat(found[0]).st_mode):
         return found[0]
     if found and stat.S_ISDIR(os.lstat(found[0]).st_mode):
-        inside = [
-            _entries(found, name)[0]
-            for name in sorted({name for each in found for name in os.listdir(each)})
-            if _entries(found, name)
-        ]
+        names = sorted({inner.name for folder in found for inner in Path(folder).iterdir()})
+        inside = [merged[0] for name in names if (merged := _entries(found, name))]
         files = [each for each in inside if stat.S_ISREG(os.lstat(each).st_mode)]
         if len(files) == 1:
             return files[0]

@@ -13,31 +13,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
 
+from insula import clock
 from insula.errors import NotFound
-from insula.host.tarstream import consume
-from insula.images import archive_in, build, demo, manifests, reference, resolve
+from insula.host.tarstream import consume, produce
+from insula.host.threads import to_end
+from insula.images import archive_in, archive_out, build, demo, manifests, resolve
+from insula.images.bounded import Bounded
+from insula.images.changes import apply_changes
 from insula.images.content import Content
-from insula.images.contract import Image, Progress, Report, Rootfs, Use
+from insula.images.contract import Auth, Image, Progress, Report, Rootfs, Use
+from insula.images.diff import write_diff
 from insula.images.history import history_rows
 from insula.images.lookup import find_file
-from insula.images.metadata import with_image, without_image, without_names
+from insula.images.metadata import LayerBlob, with_image, without_image, without_names
+from insula.images.pull import Pull
+from insula.images.push import Push
+from insula.images.reference import parse, parse_name
+from insula.images.registry import Registry
 from insula.tasks import in_thread
 
 
 class NodeImages:
     """The images of one node."""
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, insecure_registries: Sequence[str] = ()) -> None:
         self._content = content
+        self._insecure = tuple(insecure_registries)
         self._platform = manifests.host_platform(os.uname().machine)
 
     @classmethod
-    async def open(cls, data_dir: Path) -> Self:
-        """Open the store below a folder, made if it is missing."""
-        return cls(await in_thread(Content, Path(data_dir)))
+    async def open(cls, data_dir: Path, *, insecure_registries: Sequence[str] = ()) -> Self:
+        """Open the store below a folder, made if it is missing. Registries on loopback may speak plain HTTP; so may those
+        listed (`host:port`)."""
+        return cls(await in_thread(Content, Path(data_dir)), insecure_registries)
 
     async def close(self) -> None:
         """Wait for background work; mounts stay."""
@@ -69,7 +81,7 @@ class NodeImages:
 
     async def tag(self, reference_text: str, name: str) -> None:
         """Give one more name; a name that another image had moves. Raises NotFound, Invalid."""
-        target = reference.parse_name(name).tagged
+        target = parse_name(name).tagged
         identity = resolve.find(self._content.catalog, reference_text)
         await self._content.metadata.change(
             lambda catalog: with_image(catalog, catalog.images[resolve.find(catalog, identity)], (target,))
@@ -100,7 +112,9 @@ class NodeImages:
         content = self._content
         async with content.hold():
             content.soil()
-            taken = await consume(archive, lambda source: archive_in.receive(source, content.blobs), "load")
+            taken = await consume(
+                archive, lambda source: archive_in.receive(source, content.blobs, content.folder), "load"
+            )
             found = await in_thread(archive_in.images_in, taken, self._platform)
             images = []
             for each in found:
@@ -116,7 +130,7 @@ class NodeImages:
     ) -> Image:
         """Make an image of one layer from files, deterministic; `config` in the OCI words (`Cmd`, `Env`, `Labels`)."""
         content = self._content
-        tagged = reference.parse_name(name).tagged
+        tagged = parse_name(name).tagged
         async with content.hold():
             layer = await in_thread(build.store_layer, content.blobs, files)
             document = build.configuration(
@@ -138,6 +152,91 @@ class NodeImages:
         if demo.SHORT_NAME not in self._content.catalog.names:
             await self.tag(image.id, demo.SHORT_NAME)
         return await self.get(image.id)
+
+    async def import_rootfs(
+        self, archive: AsyncIterator[bytes], *, name: str = "", changes: Sequence[str] = (), message: str = ""
+    ) -> Image:
+        """Make an image of one layer from a root file system tar. Raises Invalid, TooLarge, HostFault."""
+        content = self._content
+        names = [parse_name(name).tagged] if name else []
+        config = apply_changes({}, changes)
+        async with content.hold():
+            content.soil()
+            digest, size = await consume(
+                archive, lambda source: content.blobs.put_stream(Bounded(source, content.folder)), "import"
+            )
+            layer = LayerBlob(diff_id=digest, digest=digest, media_type=manifests.OCI_LAYER, size_bytes=size)
+            created = clock.rfc3339_nano(clock.now())
+            document = build.configuration(
+                [layer],
+                config,
+                architecture=self._platform.architecture,
+                created=created,
+                history=[{"created": created, "comment": message or "Imported from -"}],
+            )
+            return await content.add(document, [layer], names=names)
+
+    async def commit(
+        self, upper: str, *, base: Image, name: str, config: dict[str, Any], history: dict[str, Any]
+    ) -> Image:
+        """Make an image of `base` plus the writable layer in the folder `upper`. `config` is the whole new `config` part,
+        `history` the new entry (`created_by`, `author`, `comment`). Raises NotFound, Invalid, HostFault."""
+        content = self._content
+        names = [parse_name(name).tagged] if name else []
+        async with content.hold():
+            entry = content.catalog.images.get(base.id)
+            if entry is None:
+                raise NotFound(f"No such image: {base.id}", kind="image", name=base.id)
+            layer = await to_end(in_thread(build.store_written, content.blobs, lambda out: write_diff(upper, out)))
+            layers = [*entry.layers, layer]
+            created = clock.rfc3339_nano(clock.now())
+            document = build.configuration(
+                layers,
+                config,
+                architecture=base.architecture or self._platform.architecture,
+                created=created,
+                history=[*(base.config.raw.get("history") or []), {"created": created, **history}],
+                author=str(history.get("author") or ""),
+            )
+            return await content.add(document, layers, names=names, parent=base.id)
+
+    # --- registries -----------------------------------------------------------------------------------------------
+
+    async def pull(
+        self, reference: str, *, auth: Auth | None = None, platform: str = "", report: Report | None = None
+    ) -> Image:
+        """Fetch from its registry, verifying every digest. Raises NotFound, Invalid, Unauthorized, Unavailable, HostFault."""
+        parsed = parse(reference)
+        wanted = manifests.parse_platform(platform) if platform else self._platform
+        async with self._content.hold():
+            self._content.soil()
+            async with Registry(parsed, auth, insecure=self._insecure) as registry:
+                pull = Pull(self._content, registry, parsed, wanted, report)
+                return await pull.run(strict_platform=bool(platform))
+
+    async def push(self, reference: str, *, auth: Auth | None = None, report: Report | None = None) -> str:
+        """Send to its registry. Returns the manifest's digest. Raises NotFound, Forbidden, Unauthorized, Unavailable."""
+        parsed = parse_name(reference)
+        identity = self._content.catalog.names.get(parsed.tagged)
+        if identity is None:
+            raise NotFound(f"An image does not exist locally with the tag: {parsed.name}", kind="image", name=reference)
+        async with (
+            self._content.hold(),
+            Registry(parsed, auth, pushing=True, insecure=self._insecure) as registry,
+        ):
+            return await Push(self._content, registry, parsed, report).run(self._content.catalog.images[identity])
+
+    # --- content out ----------------------------------------------------------------------------------------------
+
+    async def save(self, references: Sequence[str]) -> AsyncIterator[bytes]:
+        """Write an archive that Docker loads and that is an OCI layout too. Raises NotFound before the first byte."""
+        async with self._content.hold():
+            images = archive_out.select(self._content.catalog, references)
+            async with aclosing(
+                produce(lambda out: archive_out.write(out, images, self._content.blobs), "save")
+            ) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     # --- instances ------------------------------------------------------------------------------------------------
 
