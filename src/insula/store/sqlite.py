@@ -45,15 +45,24 @@ class _Write:
         self.done = done
 
 
+Changes = list[Change]
+Batch = list[_Write]
+
+
 class SqliteStore:
     """A `Store` in one file. Make it with `open`."""
 
     def __init__(
-        self, connection: sqlite3.Connection, thread: ThreadPoolExecutor, loaded: table.Loaded, keep_s: float
+        self,
+        connection: sqlite3.Connection,
+        thread: ThreadPoolExecutor,
+        loaded: table.Loaded,
+        keep_s: float,
+        feed: Feed,
     ) -> None:
         self._connection = connection
         self._thread = thread
-        feed = Feed(loaded.revision, replay=self._replay)
+        feed.replay = self._replay
         feed.oldest = loaded.compacted
         self._history = History(feed, loaded.records)
         self._pending: dict[str, Record | None] = {}
@@ -62,15 +71,23 @@ class SqliteStore:
         self._committer: asyncio.Task[None] | None = None
         self._marks: deque[tuple[float, int]] = deque()
         self._keep_s = keep_s
+        self._span_s = min(COMPACT_EVERY_S, keep_s / 4)
         self._compacting: asyncio.TimerHandle | None = None
         self._jobs: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @classmethod
     async def open(
-        cls, path: str | Path, *, sync: Literal["full", "normal"] = "full", keep_s: float = 300.0
+        cls,
+        path: str | Path,
+        *,
+        sync: Literal["full", "normal"] = "full",
+        keep_s: float = 300.0,
+        keep: int = 100_000,
+        backlog: int = 10_000,
     ) -> SqliteStore:
-        """Open or make the file. `keep_s`: how long the past is kept for watches and listings in pages.
+        """Open or make the file. `keep_s`: how long the past is kept for watches and listings in pages,
+        `keep`: how many changes of it in memory, `backlog`: how many a reader may be behind.
         Raises HostFault for a file that is damaged, locked by another process, or not ours."""
         thread = ThreadPoolExecutor(1, "store")
         loop = asyncio.get_running_loop()
@@ -82,7 +99,7 @@ class SqliteStore:
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(connection, thread, loaded, keep_s)
+        return cls(connection, thread, loaded, keep_s, Feed(loaded.revision, keep=keep, backlog=backlog))
 
     def _check(self) -> None:
         if self._closed:
@@ -113,7 +130,7 @@ class SqliteStore:
         if revision is None:
             return history.page(prefix, after, limit)
         history.check(revision)
-        cold: list[Change] = []
+        cold: Changes = []
         while revision < history.feed.floor:
             floor = history.feed.floor
             cold = await self._replay(prefix, revision, floor)
@@ -126,9 +143,9 @@ class SqliteStore:
         """Changes under a prefix."""
         return self._history.feed.subscribe(prefix, after)
 
-    async def _replay(self, prefix: str, after: int, upto: int) -> list[Change]:
+    async def _replay(self, prefix: str, after: int, upto: int) -> Changes:
         """Changes from the table, for who asks for more than the ring holds."""
-        changes: list[Change] = await self._in_thread(table.changes, self._connection, prefix, after, upto)
+        changes: Changes = await self._in_thread(table.changes, self._connection, prefix, after, upto)
         if after < self._history.feed.oldest:
             raise too_old(after)
         return changes
@@ -179,13 +196,22 @@ class SqliteStore:
                 try:
                     await self._in_thread(table.append, self._connection, [write.change for write in batch])
                 except sqlite3.Error as fault:
-                    self._fail(batch, fault)
-                    continue
+                    if not await self._happened(batch):
+                        self._fail(batch, fault)
+                        continue
                 self._acknowledge(batch)
         finally:
             self._committer = None
 
-    def _acknowledge(self, batch: list[_Write]) -> None:
+    async def _happened(self, batch: Batch) -> bool:
+        """Whether a commit that reported a fault reached the table all the same."""
+        try:
+            newest: int = await self._in_thread(table.newest, self._connection)
+        except sqlite3.Error:
+            return False
+        return newest >= batch[-1].change.revision
+
+    def _acknowledge(self, batch: Batch) -> None:
         self._history.apply([write.change for write in batch])
         for write in batch:
             record = write.change.record
@@ -197,7 +223,7 @@ class SqliteStore:
                 write.done.set_result(record)
         self._remember_age()
 
-    def _fail(self, batch: list[_Write], fault: sqlite3.Error) -> None:
+    def _fail(self, batch: Batch, fault: sqlite3.Error) -> None:
         """The disk refused: nothing of the batch, nor of what was decided upon it, has happened."""
         log.error("the store could not write: %s", fault)
         refused = [*batch, *self._queue]
@@ -212,20 +238,24 @@ class SqliteStore:
     # --- forget -------------------------------------------------------------------------------------------------
 
     def _remember_age(self) -> None:
+        """Note which revision was the newest in each span of time, and see to it that it is forgotten later."""
         now = asyncio.get_running_loop().time()
-        if not self._marks or now - self._marks[-1][0] >= min(COMPACT_EVERY_S, self._keep_s) / 4:
+        if self._marks and now - self._marks[-1][0] < self._span_s:
+            self._marks[-1] = (self._marks[-1][0], self._history.feed.revision)
+        else:
             self._marks.append((now, self._history.feed.revision))
         if self._compacting is None:
             self._plan_compaction()
 
     def _plan_compaction(self) -> None:
         loop = asyncio.get_running_loop()
-        self._compacting = loop.call_later(self._keep_s + min(COMPACT_EVERY_S, self._keep_s), self._compact_old)
+        due = self._marks[0][0] + self._span_s + self._keep_s
+        self._compacting = loop.call_later(max(self._span_s, due - loop.time()), self._compact_old)
 
     def _compact_old(self) -> None:
         """Forget what is older than `keep_s`; look again as long as there is something younger to forget later."""
         self._compacting = None
-        limit = asyncio.get_running_loop().time() - self._keep_s
+        limit = asyncio.get_running_loop().time() - self._keep_s - self._span_s
         revision = 0
         while self._marks and self._marks[0][0] <= limit:
             revision = self._marks.popleft()[1]

@@ -1,7 +1,8 @@
 """The SQLite table behind `sqlite.SqliteStore`: plain blocking functions, called on the store's one thread.
 
-One row per write, in order of revision. A row that deletes carries no value; `previous` is the revision of the row that it overwrote
-(0: none), so that a change can be told with what was before, and so that compaction finds overwritten rows without a search.
+One row per write, in order of revision. A row that deletes carries no value; `previous` is the revision of the row that it
+overwrote (0: none), so that a change can be told with what was before, and so that compaction finds overwritten rows
+without a search.
 """
 
 from __future__ import annotations
@@ -70,13 +71,18 @@ def _check_schema(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _load(connection: sqlite3.Connection) -> Loaded:
-    newest = connection.execute(
+    rows = connection.execute(
         "SELECT key, value, created, revision FROM log WHERE revision IN (SELECT max(revision) FROM log GROUP BY key)"
     )
-    records = [Record(key, value, created, revision) for key, value, created, revision in newest if value is not None]
+    records = [Record(key, value, created, revision) for key, value, created, revision in rows if value is not None]
     (compacted,) = connection.execute("SELECT compacted FROM state").fetchone()
-    (revision,) = connection.execute("SELECT coalesce(max(revision), 0) FROM log").fetchone()
-    return Loaded(records, max(revision, compacted), compacted)
+    return Loaded(records, max(newest(connection), compacted), compacted)
+
+
+def newest(connection: sqlite3.Connection) -> int:
+    """The newest revision in the table, 0 for an empty one."""
+    revision: int = connection.execute("SELECT coalesce(max(revision), 0) FROM log").fetchone()[0]
+    return revision
 
 
 def _row(change: Change) -> tuple[int, str, bytes | None, int, int]:
@@ -116,9 +122,8 @@ def _changes(rows: sqlite3.Cursor) -> Iterator[Change]:
             last = old_value if previous else b""
             yield Change("deleted", revision, Record(key, last, created, revision), previous)
         else:
-            kind = "updated" if previous else "created"
             yield Change(
-                "updated" if kind == "updated" else "created", revision, Record(key, value, created, revision), previous
+                "updated" if previous else "created", revision, Record(key, value, created, revision), previous
             )
 
 
