@@ -31,6 +31,7 @@ from insula.host.pidfd import boot_id
 from insula.images.contract import Image
 from insula.images.store import NodeImages
 from insula.model.instance import InstanceConfig, NetworkAttachment, Process, Resources, RestartPolicy
+from insula.networks.contract import Networks
 from insula.networks.manager import NodeNetworks
 from insula.tasks import Tasks, in_thread
 from insula.volumes.store import NodeVolumes
@@ -42,9 +43,10 @@ _FINISH_S = 10.0  # how long `close` lets verbs under way come to their end
 class NodeEngine:
     """The engine of one node. `await NodeEngine.open(...)`, then `recover()`, then everything else, then `close()`."""
 
-    def __init__(self, parts: Parts, undo: AsyncExitStack) -> None:
+    def __init__(self, parts: Parts, undo: AsyncExitStack, closing: _Closing) -> None:
         self._parts = parts
         self._undo = undo
+        self._closing = closing
         self._verbs: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.images = parts.images
@@ -73,7 +75,8 @@ class NodeEngine:
                 table=settings.table,
                 default_subnet=settings.default_subnet,
             )
-            undo.push_async_callback(networks.close)
+            closing = _Closing(networks)
+            undo.push_async_callback(closing.close)
             made = drivers if drivers is not None else {n: make(paths.runtime) for n, make in available().items()}
             for driver in made.values():
                 undo.push_async_callback(_close_driver, driver)
@@ -92,7 +95,7 @@ class NodeEngine:
                 events=events,
                 tasks=tasks,
             )
-            return cls(parts, undo.pop_all())
+            return cls(parts, undo.pop_all(), closing)
         raise AssertionError("unreachable")
 
     async def _carry(self, work: Coroutine[Any, Any, T], name: str) -> T:
@@ -381,13 +384,30 @@ class NodeEngine:
         faults = [each for each in await asyncio.gather(*works, return_exceptions=True) if each is not None]
         for id in list(parts.sandboxes):
             await sandboxes.remove(parts, id)
-        await parts.networks.destroy()
+        await self._closing.destroy()
         await self.close()
         await in_thread(cgroups.remove, cgroups.Group(layout=cgroups.detect(), path=parts.settings.cgroup))
         for folder in (parts.paths.bundles, parts.paths.sandboxes):
             await in_thread(shutil.rmtree, folder, ignore_errors=True)
         if faults:
             raise BaseExceptionGroup("some instances could not be removed", faults)
+
+
+class _Closing:
+    """Ends the networks once: either let go of, or destroyed."""
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks: Networks | None = networks
+
+    async def close(self) -> None:
+        networks, self._networks = self._networks, None
+        if networks is not None:
+            await networks.close()
+
+    async def destroy(self) -> None:
+        networks, self._networks = self._networks, None
+        if networks is not None:
+            await networks.destroy()
 
 
 async def _close_driver(driver: Driver) -> None:

@@ -39,7 +39,8 @@ async def mounted(parts: Parts, resident: Resident) -> AsyncIterator[str]:
         raise Conflict(f"removal of container {resident.entry.name} is already in progress")
     resident.root_users += 1
     try:
-        yield (await parts.images.mount(resident.image, resident.id)).path
+        volatile = resident.entry.config.auto_remove
+        yield (await parts.images.mount(resident.image, resident.id, volatile=volatile)).path
     finally:
         resident.root_users -= 1
         if resident.root_users == 0 and resident.entry.stage is Stage.EXITED and not resident.lock.locked():

@@ -87,7 +87,8 @@ async def _root(work: Start) -> None:
     if image is None or work.resident.entry.config.machine is not None:
         return
     work.undo.push(work.parts.images.unmount, work.resident.id, remove=False)
-    work.rootfs = (await work.parts.images.mount(image, work.resident.id)).path
+    volatile = work.resident.entry.config.auto_remove
+    work.rootfs = (await work.parts.images.mount(image, work.resident.id, volatile=volatile)).path
 
 
 async def _namespaces(work: Start) -> None:
