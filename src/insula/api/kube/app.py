@@ -1,0 +1,227 @@
+"""The Kubernetes door assembled: every request goes who → what → may they → handler, and every fault becomes a Status.
+
+app = make_app(verbs, registry, authority)          an aiohttp application, to be served over TLS
+async with serve_tls(app, host, port, context)       listening; the port is in `.port`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from insula.api.kube import documents
+from insula.api.kube.answers import respond_value
+from insula.api.kube.authn import Authority
+from insula.api.kube.context import Agents, Authorizer, Call, Door
+from insula.api.kube.discovery import Discovery
+from insula.api.kube.errors import status_of
+from insula.api.kube.feed import Feed
+from insula.api.kube.impersonation import impersonated
+from insula.api.kube.openapi import OpenApi
+from insula.api.kube.rbac import Question, refuse
+from insula.api.kube.request import Asked, read
+from insula.api.kube.resources import HANDLERS
+from insula.api.kube.reviews import Reviews
+from insula.api.kube.streams import STREAMS, stream
+from insula.errors import HostFault, InsulaError, NotFound, TooManyRequests, Unsupported
+from insula.kinds.registry import Registry
+from insula.model.resource import Resource
+from insula.verbs.request import User
+from insula.verbs.verbs import Verbs
+
+log = logging.getLogger(__name__)
+DOOR: web.AppKey[Door] = web.AppKey("kube-door", Door)
+MAX_IN_FLIGHT = 400  # reads and writes at once, as kube-apiserver's limit for reads; watches and streams not counted
+_LONG = frozenset({"watch"})
+
+Extension = Callable[[web.Request, User, Asked], Awaitable[web.StreamResponse]]
+"""Answers requests below a path prefix that another door owns; the user is known and was found to have the access."""
+
+
+def _no_agents(_node: str) -> str | None:
+    return None
+
+
+def make_app(
+    verbs: Verbs,
+    registry: Registry,
+    authority: Authority,
+    authorizer: Authorizer | None = None,
+    *,
+    agents: Agents = _no_agents,
+    version: str = "0",
+    extensions: Mapping[str, Extension] | None = None,
+) -> web.Application:
+    """The application. Without an authorizer it keeps role-based access control over `verbs`. `extensions`: path prefix
+    (`/apis/subresources.kubevirt.io/`) to who answers below it."""
+    feed = Feed(verbs) if authorizer is None else None
+    judge: Authorizer = authorizer or feed.picture  # type: ignore[union-attr]
+    door = Door(verbs, registry, authority, judge, agents, version, time.monotonic())
+    authority.lookup = lambda ref, namespace, name: verbs.get(ref, name, namespace)
+    Reviews(authority, judge).register(verbs)
+    app = web.Application()
+    app[DOOR] = door
+    app.router.add_route("*", "/{tail:.*}", _Entrance(door, extensions or {}))
+
+    async def life(_: web.Application) -> AsyncIterator[None]:
+        if feed is not None:
+            await feed.start()
+        yield
+        if feed is not None:
+            await feed.close()
+        if door.writes:
+            await asyncio.wait(door.writes, timeout=10)
+
+    app.cleanup_ctx.append(life)
+    return app
+
+
+class _Entrance:
+    """The one handler of the application."""
+
+    def __init__(self, door: Door, extensions: Mapping[str, Extension]) -> None:
+        self._door = door
+        self._discovery = Discovery(door.registry)
+        self._openapi = OpenApi(door.registry, documents.version_info(door.version)["gitVersion"])
+        self._extensions = tuple(extensions.items())
+        self._under_way = 0
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        asked = read(request.method, request.rel_url.raw_path, request.query)
+        try:
+            user = await self._admitted(request, asked)
+            if asked.verb in _LONG or asked.sub in STREAMS:
+                return await self._answer(request, asked, user)
+            if self._under_way >= MAX_IN_FLIGHT:
+                raise TooManyRequests("too many requests, please try again later", retry_after_s=1)
+            self._under_way += 1
+            try:
+                return await self._answer(request, asked, user)
+            finally:
+                self._under_way -= 1
+        except InsulaError as fault:
+            return await _refusal(request, asked, fault)
+        except (web.HTTPException, ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("request failed", extra={"path": asked.path, "method": request.method})
+            return await _refusal(request, asked, HostFault("an error on the server; its log has the details"))
+
+    async def _admitted(self, request: web.Request, asked: Asked) -> User:
+        """The user, if the access is allowed. Raises Unauthorized, Forbidden."""
+        door = self._door
+        user = impersonated(request, await door.authority.authenticate(request), door.authorizer)
+        question = question_of(asked)
+        if not door.authorizer.allows(user, question):
+            raise refuse(user, question)
+        return user
+
+    async def _answer(self, request: web.Request, asked: Asked, user: User) -> web.StreamResponse:
+        for prefix, extension in self._extensions:
+            if asked.path.startswith(prefix):
+                return await extension(request, user, asked)
+        if asked.ref is None:
+            return await self._document(request, asked)
+        kind = self._door.registry.find(asked.ref)
+        if kind is None or (kind.namespaced and asked.name and not asked.namespace):
+            raise NotFound("the server could not find the requested resource")
+        if asked.namespace and not kind.namespaced and asked.ref.plural != "namespaces":
+            raise NotFound("the server could not find the requested resource")
+        call = Call(self._door, request, asked, user, kind)
+        if asked.sub in STREAMS and asked.sub in kind.subresources:
+            return await stream(call)
+        handler = HANDLERS.get(asked.verb)
+        if handler is None or (asked.sub and asked.sub not in kind.subresources):
+            raise NotFound("the server could not find the requested resource")
+        return await handler(call)
+
+    async def _document(self, request: web.Request, asked: Asked) -> web.StreamResponse:
+        path = asked.path.rstrip("/") or "/"
+        if request.method not in ("GET", "HEAD"):
+            raise Unsupported("the server does not allow this method on the requested resource")
+        if path == "/":
+            return await documents.paths(request, [])
+        if found := documents.DOCUMENTS.get(path):
+            return await found(self._door, request)
+        if path.startswith("/openapi/"):
+            return await self._openapi.answer(request, path)
+        if path.startswith("/api"):
+            return await self._discovery.answer(request, path)
+        raise NotFound("the server could not find the requested resource")
+
+
+def question_of(asked: Asked) -> Question:
+    """A request as access control sees it."""
+    if asked.ref is None:
+        return Question(verb=asked.verb, path=asked.path)
+    return Question(
+        verb=asked.verb,
+        group=asked.ref.group,
+        version=asked.ref.version,
+        resource=asked.ref.plural,
+        sub=asked.sub,
+        namespace=asked.namespace,
+        name=asked.name,
+    )
+
+
+async def _refusal(request: web.Request, asked: Asked, fault: InsulaError) -> web.StreamResponse:
+    ref = asked.ref
+    status: Resource = status_of(fault, group=ref.group if ref else "", kind=ref.plural if ref else "", name=asked.name)
+    response = await respond_value(request, status, status=status["code"])
+    if fault.retry_after_s:
+        response.headers["Retry-After"] = str(max(1, round(fault.retry_after_s)))
+    if not request.content.at_eof():
+        response.force_close()  # what is left of the body is not read
+    return response
+
+
+class Served:
+    """A listening server. `port` is the real one where 0 was asked for."""
+
+    def __init__(self, runner: web.AppRunner, port: int) -> None:
+        self._runner = runner
+        self.port = port
+
+    async def close(self) -> None:
+        """Stop listening, end watches and streams, let writes finish."""
+        await self._runner.cleanup()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def serve_tls(
+    app: web.Application, host: str, port: int, context: ssl.SSLContext | None, **runner_options: Any
+) -> Served:
+    """Listen. Raises OSError where the address is taken. Without a context plain HTTP is served (tests, Unix-like trust)."""
+    options = {"access_log": None, "handler_cancellation": True, "shutdown_timeout": 2.0, "keepalive_timeout": 300.0}
+    runner = web.AppRunner(app, **{**options, **runner_options})
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, ssl_context=context, backlog=1024)
+        await site.start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return Served(runner, runner.addresses[0][1])
+
+
+@asynccontextmanager
+async def serving(app: web.Application, host: str, port: int, context: ssl.SSLContext | None) -> AsyncIterator[Served]:
+    """`serve_tls` for the length of a block."""
+    async with await serve_tls(app, host, port, context) as served:
+        yield served

@@ -1,0 +1,141 @@
+"""What a client sent: the body, bounded, decoded from JSON, YAML or protobuf into plain values."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import yaml
+from aiohttp import web
+
+from insula.api.kube.errors import UnsupportedMediaType
+from insula.errors import Invalid, TooLarge
+from insula.tasks import in_thread
+
+LIMIT = 3 * 1024 * 1024  # kube-apiserver's MaxRequestBodyBytes
+DEPTH_LIMIT = 200
+PROTOBUF = "application/vnd.kubernetes.protobuf"
+_JSON = ("application/json", "application/merge-patch+json", "application/json-patch+json")
+_YAML = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
+_SLOW_BYTES = 64 * 1024  # above this YAML is read in a thread
+
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Safe):  # type: ignore[misc]
+    """YAML 1.1 as Go's libraries read it: no dates, no base 60, exponents without a point."""
+
+    yaml_implicit_resolvers = {
+        letter: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] not in ("timestamp", "int", "float")]
+        for letter, rules in _Safe.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)\Z"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z"),
+    list("-+0123456789."),
+)
+
+
+async def read(request: web.Request) -> bytes:
+    """The whole body. Raises TooLarge (413) as soon as it is known to be over the limit."""
+    if (request.content_length or 0) > LIMIT:
+        raise TooLarge(f"Request entity too large: limit is {LIMIT}")
+    if not request.body_exists:
+        return b""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.content.iter_any():
+        size += len(chunk)
+        if size > LIMIT:
+            raise TooLarge(f"Request entity too large: limit is {LIMIT}")
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def content_type(request: web.Request) -> str:
+    """The media type of the body without parameters; an absent one is JSON (kubectl scale sends none)."""
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+async def decode(kind: str, data: bytes) -> Any:
+    """Plain values from a body of the media type `kind`. Raises Invalid (400), UnsupportedMediaType (415)."""
+    if kind in ("", "application/octet-stream", *_JSON) or kind.endswith("+json"):
+        return from_json(data)
+    if kind in _YAML or kind.endswith("+yaml"):
+        return await from_yaml(data)
+    if kind == PROTOBUF:
+        from insula.api.kube import protobuf
+
+        return protobuf.decode_object(data)
+    raise UnsupportedMediaType(
+        f"the body of the request was in an unknown format - accepted media types include: "
+        f"application/json, application/yaml, {PROTOBUF} (got {kind})"
+    )
+
+
+def from_json(data: bytes) -> Any:
+    """Raises Invalid for what is not JSON, or nested too deeply."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        raise Invalid(f"error decoding JSON: {fault}") from None
+    except RecursionError:
+        raise Invalid("error decoding JSON: exceeded max depth") from None
+
+
+async def from_yaml(data: bytes) -> Any:
+    """One YAML document; JSON is YAML too and takes the fast way. Raises Invalid."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    return await in_thread(_yaml, data) if len(data) > _SLOW_BYTES else _yaml(data)
+
+
+def _yaml(data: bytes) -> Any:
+    try:
+        loader = _Loader(data)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _bounded(node)
+            value = loader.construct_document(node)
+        finally:
+            loader.dispose()
+        # through JSON: dates become strings, keys become strings, anything else is refused
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except yaml.YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        where = f" line {mark.line + 1}:" if mark else ""
+        why = getattr(fault, "problem", None) or str(fault)
+        raise Invalid(f"error converting YAML to JSON: yaml:{where} {why}") from None
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as fault:
+        raise Invalid(f"error converting YAML to JSON: {fault}") from None
+
+
+def _bounded(root: yaml.Node) -> None:
+    """Refuse documents whose aliases unfold to more than a body may hold, and too deep ones."""
+    budget = [LIMIT]
+
+    def visit(node: yaml.Node, depth: int) -> None:
+        budget[0] -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+        if budget[0] < 0 or depth > DEPTH_LIMIT:
+            raise Invalid("error converting YAML to JSON: yaml: document contains excessive aliasing or nesting")
+        if isinstance(node, yaml.SequenceNode):
+            for child in node.value:
+                visit(child, depth + 1)
+        elif isinstance(node, yaml.MappingNode):
+            for key, child in node.value:
+                visit(key, depth + 1)
+                visit(child, depth + 1)
+
+    visit(root, 0)

@@ -1,0 +1,327 @@
+"""OpenAPI documents of everything that is served: v3 per group version with an index, v2 as one JSON document.
+
+kubectl looks in v3 whether PATCH takes `fieldValidation` (then it leaves validation to the server) and explains fields from
+its schemas. Documents are made in a thread when first asked for; few are kept. The protobuf form of v2 is not offered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from insula.api.kube.answers import encode, respond
+from insula.api.kube.errors import NotAcceptable
+from insula.api.kube.negotiate import parse
+from insula.errors import NotFound
+from insula.kinds import schemas
+from insula.kinds.kind import Kind
+from insula.kinds.registry import Registry
+from insula.tasks import in_thread
+
+V3_PREFIX = "#/components/schemas/"
+V2_PREFIX = "#/definitions/"
+_KEPT = 6
+_REF = "#/$defs/"
+_META = "io.k8s.apimachinery.pkg.apis.meta.v1."
+_QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
+_INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
+_FIXED_V3: dict[str, dict[str, Any]] = {
+    _QUANTITY: {"oneOf": [{"type": "string"}, {"type": "number"}]},
+    _INT_OR_STRING: {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]},
+}
+_FIXED_V2: dict[str, dict[str, Any]] = {
+    _QUANTITY: {"type": "string"},
+    _INT_OR_STRING: {"type": "string", "format": "int-or-string"},
+}
+_PATCH_TYPES = (
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+)
+
+
+class OpenApi:
+    """The documents of one registry."""
+
+    def __init__(self, registry: Registry, version: str) -> None:
+        self._registry = registry
+        self._version = version
+        self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        registry.subscribe(self._kept.clear)
+
+    async def answer(self, request: web.Request, path: str) -> web.StreamResponse:
+        """Answer a path under /openapi. Raises NotFound, NotAcceptable."""
+        match path.strip("/").split("/"):
+            case ["openapi", "v2"]:
+                accept = request.headers.get("Accept", "")
+                if accept and not any(
+                    media.type in ("application/json", "*/*", "application/*") for media in parse(accept)
+                ):
+                    raise NotAcceptable("/openapi/v2 is served as application/json only; use /openapi/v3")
+                return await self._respond(request, "v2", lambda: self.v2())
+            case ["openapi", "v3"]:
+                return await respond(request, encode(self.index()))
+            case ["openapi", "v3", "api", version]:
+                return await self._group_version(request, "", version)
+            case ["openapi", "v3", "apis", group, version]:
+                return await self._group_version(request, group, version)
+        raise NotFound("the server could not find the requested resource")
+
+    async def _group_version(self, request: web.Request, group: str, version: str) -> web.StreamResponse:
+        if not self._registry.in_version(group, version):
+            raise NotFound("the server could not find the requested resource")
+        return await self._respond(request, f"v3 {group}/{version}", lambda: self.v3(group, version))
+
+    async def _respond(self, request: web.Request, key: str, make: Callable[[], dict[str, Any]]) -> web.StreamResponse:
+        known = self._kept.get(key)
+        if known is None:
+            body = await in_thread(lambda: encode(make()))
+            known = self._kept[key] = (body, hashlib.sha256(body).hexdigest().upper())
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        body, tag = known
+        headers = {"ETag": f'"{tag}"', "Vary": "Accept", "Cache-Control": "public"}
+        if request.headers.get("If-None-Match", "").strip('"') == tag:
+            return web.Response(status=304, headers=headers)
+        response = await respond(request, body)
+        response.headers.update(headers)
+        return response
+
+    # --- version 3 ----------------------------------------------------------------------------------------------------
+
+    def index(self) -> dict[str, Any]:
+        """Where each group version's document is; its hash changes when the document does."""
+        paths = {}
+        for group, versions in self._registry.groups().items():
+            for version in versions:
+                name = f"apis/{group}/{version}" if group else f"api/{version}"
+                paths[name] = {"serverRelativeURL": f"/openapi/v3/{name}?hash={self._hash(group, version)}"}
+        return {"paths": paths}
+
+    def _hash(self, group: str, version: str) -> str:
+        found = hashlib.sha256(f"{self._version} {schemas.VERSION}".encode())
+        for kind in self._registry.in_version(group, version):
+            inline = b"" if isinstance(kind.schema, str) or kind.schema is None else encode(kind.schema)
+            found.update(f"{kind.kind} {kind.ref.plural} {kind.subresources}".encode() + inline)
+        return found.hexdigest().upper()
+
+    def v3(self, group: str, version: str) -> dict[str, Any]:
+        """The document of one group version. Slow: tens of milliseconds."""
+        kinds = self._registry.in_version(group, version)
+        return {
+            "openapi": "3.0.0",
+            "info": {"title": "Insula", "version": self._version},
+            "paths": _paths(kinds, V3_PREFIX, _operation_v3),
+            "components": {"schemas": _definitions(kinds, V3_PREFIX, _FIXED_V3)},
+        }
+
+    def v2(self) -> dict[str, Any]:
+        """The one document of version 2. Slow: hundreds of milliseconds."""
+        kinds = self._registry.all()
+        return {
+            "swagger": "2.0",
+            "info": {"title": "Insula", "version": self._version},
+            "paths": _paths(kinds, V2_PREFIX, _operation_v2),
+            "definitions": _definitions(kinds, V2_PREFIX, _FIXED_V2),
+        }
+
+
+# --- schemas ----------------------------------------------------------------------------------------------------------
+
+
+def schema_name(kind: Kind) -> str:
+    """The name of a kind's schema: its definition, or for a custom kind the reversed group with version and kind."""
+    if isinstance(kind.schema, str):
+        return kind.schema
+    return f"{'.'.join(reversed(kind.ref.group.split('.')))}.{kind.ref.version}.{kind.kind}"
+
+
+def _definitions(kinds: Iterable[Kind], prefix: str, fixed: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    wanted = [
+        _META + name for name in ("DeleteOptions", "Status", "ObjectMeta", "ListMeta", "APIResourceList", "Patch")
+    ]
+    known = set(schemas.names())
+    for kind in kinds:
+        if isinstance(kind.schema, str):
+            wanted += [kind.schema, *([f"{kind.schema}List"] if f"{kind.schema}List" in known else [])]
+        else:
+            found |= _custom(kind, prefix)
+    while wanted:
+        name = wanted.pop()
+        if name not in found and name in known:
+            found[name] = fixed.get(name) or _translated(schemas.raw(name), prefix, wanted)
+    return found
+
+
+def _translated(schema: Mapping[str, Any], prefix: str, wanted: list[str]) -> dict[str, Any]:
+    """A definition of the package in OpenAPI's words; notes the definitions that it refers to."""
+    out: dict[str, Any] = {}
+    for word, value in schema.items():
+        match word:
+            case "type" if isinstance(value, list):
+                out["type"] = value[0]
+            case "$ref":
+                name = value.removeprefix(_REF)
+                wanted.append(name)
+                if len(schema) == 1 or prefix == V2_PREFIX:
+                    out["$ref"] = prefix + name
+                else:
+                    out["allOf"] = [{"$ref": prefix + name}]
+            case "properties":
+                out["properties"] = {
+                    name: {word: text for word, text in _translated(each, prefix, wanted).items() if word != "enum"}
+                    if name in ("apiVersion", "kind")
+                    else _translated(each, prefix, wanted)
+                    for name, each in value.items()
+                }
+            case "items" | "additionalProperties" if isinstance(value, dict):
+                out[word] = _translated(value, prefix, wanted)
+            case "oneOf":
+                continue
+            case _:
+                out[word] = value
+    return out
+
+
+def _custom(kind: Kind, prefix: str) -> dict[str, Any]:
+    meta = {"$ref": f"{prefix}{_META}ObjectMeta"}
+    schema: dict[str, Any] = {"x-kubernetes-preserve-unknown-fields": True}
+    if isinstance(kind.schema, Mapping):
+        schema = dict(kind.schema)
+    text = {"type": "string"}
+    schema["type"] = "object"
+    schema["properties"] = {
+        **(schema.get("properties") or {}),
+        "apiVersion": text,
+        "kind": text,
+        "metadata": meta if prefix == V2_PREFIX else {"allOf": [meta]},
+    }
+    schema["x-kubernetes-group-version-kind"] = [_gvk(kind)]
+    name = schema_name(kind)
+    listed = {
+        "type": "object",
+        "required": ["items"],
+        "properties": {
+            "apiVersion": text,
+            "kind": text,
+            "items": {"type": "array", "items": {"$ref": prefix + name}},
+            "metadata": {"$ref": f"{prefix}{_META}ListMeta"},
+        },
+        "x-kubernetes-group-version-kind": [{**_gvk(kind), "kind": kind.list_kind or f"{kind.kind}List"}],
+    }
+    return {name: schema, f"{name}List": listed}
+
+
+def _gvk(kind: Kind) -> dict[str, str]:
+    return {"group": kind.ref.group, "version": kind.ref.version, "kind": kind.kind}
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+_Operation = Callable[[Kind, str, str, str], dict[str, Any]]
+_ACTIONS = {
+    "get": ("get", "get"),
+    "put": ("update", "put"),
+    "patch": ("patch", "patch"),
+    "delete": ("delete", "delete"),
+}
+_COLLECTION_ACTIONS = {
+    "get": ("list", "list"),
+    "post": ("create", "post"),
+    "delete": ("deletecollection", "deletecollection"),
+}
+_WRITE_QUERY = ("dryRun", "fieldManager", "fieldValidation")
+_LIST_QUERY = (
+    "allowWatchBookmarks continue fieldSelector labelSelector limit resourceVersion resourceVersionMatch sendInitialEvents "
+    "timeoutSeconds watch"
+)
+
+
+def _paths(kinds: Iterable[Kind], prefix: str, operation: _Operation) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        base = f"/apis/{kind.ref.group}/{kind.ref.version}" if kind.ref.group else f"/api/{kind.ref.version}"
+        if kind.namespaced:
+            if "list" in kind.verbs:
+                found[f"{base}/{kind.ref.plural}"] = {"get": operation(kind, "list", "get", prefix)}
+            base += "/namespaces/{namespace}"
+        collection, one = f"{base}/{kind.ref.plural}", f"{base}/{kind.ref.plural}/{{name}}"
+        found[collection] = _actions(kind, _COLLECTION_ACTIONS, prefix, operation, collection)
+        found[one] = _actions(kind, _ACTIONS, prefix, operation, one)
+        for sub in {"status", "scale"} & set(kind.subresources):
+            found[f"{one}/{sub}"] = _actions(
+                kind, {"get": ("get", "get"), "patch": ("patch", "patch")}, prefix, operation, one
+            )
+    return {path: item for path, item in found.items() if len(item) > 1 or "parameters" not in item}
+
+
+def _actions(
+    kind: Kind, actions: Mapping[str, tuple[str, str]], prefix: str, operation: _Operation, path: str
+) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        method: operation(kind, action, method, prefix)
+        for method, (verb, action) in actions.items()
+        if verb in kind.verbs
+    }
+    places = [name for name in ("name", "namespace") if f"{{{name}}}" in path]
+    if places:
+        item["parameters"] = [_parameter(name, "path", prefix, required=True) for name in places]
+    return item
+
+
+def _parameter(name: str, place: str, prefix: str, *, required: bool = False) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": name, "in": place}
+    if required:
+        out["required"] = True
+    type_ = {"type": "string"}
+    return {**out, **type_} if prefix == V2_PREFIX else {**out, "schema": type_}
+
+
+def _common(kind: Kind, action: str, method: str, prefix: str) -> dict[str, Any]:
+    names: Iterable[str] = _WRITE_QUERY if method in ("post", "put", "patch") else ()
+    if action == "list":
+        names = _LIST_QUERY.split()
+    if action == "patch":
+        names = (*_WRITE_QUERY, "force")
+    return {
+        "operationId": f"{action}{kind.ref.group.title().replace('.', '')}{kind.ref.version.title()}{kind.kind}",
+        "parameters": [_parameter(name, "query", prefix) for name in names],
+        "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": _gvk(kind),
+    }
+
+
+def _answer_name(kind: Kind, action: str) -> str:
+    return schema_name(kind) + ("List" if action == "list" else "")
+
+
+def _operation_v3(kind: Kind, action: str, method: str, prefix: str) -> dict[str, Any]:
+    out = _common(kind, action, method, prefix)
+    answer = {"schema": {"$ref": prefix + _answer_name(kind, action)}}
+    if method in ("post", "put"):
+        out["requestBody"] = {"content": {"*/*": {"schema": {"$ref": prefix + schema_name(kind)}}}, "required": True}
+    elif method == "patch":
+        body = {"schema": {"$ref": f"{prefix}{_META}Patch"}}
+        out["requestBody"] = {"content": dict.fromkeys(_PATCH_TYPES, body), "required": True}
+    out["responses"] = {
+        "200": {"description": "OK", "content": {"application/json": answer, "application/yaml": answer}}
+    }
+    return out
+
+
+def _operation_v2(kind: Kind, action: str, method: str, prefix: str) -> dict[str, Any]:
+    out = _common(kind, action, method, prefix)
+    out["consumes"] = list(_PATCH_TYPES) if method == "patch" else ["*/*"]
+    out["produces"] = ["application/json", "application/yaml"]
+    if method in ("post", "put", "patch"):
+        name = f"{_META}Patch" if method == "patch" else schema_name(kind)
+        out["parameters"].append({"name": "body", "in": "body", "required": True, "schema": {"$ref": prefix + name}})
+    out["responses"] = {"200": {"description": "OK", "schema": {"$ref": prefix + _answer_name(kind, action)}}}
+    return out
