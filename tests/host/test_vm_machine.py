@@ -273,7 +273,7 @@ async def test_a_stuck_viewer_does_not_hold_up_the_guest(
     streams = await driver.attach(handle)
     await streams.write(b"root\n")
     await until_logged(spec.log_path, b"# ")
-    await streams.write(b"yes 0123456789012345678901234567890123456789 | head -c 2500000; echo; echo do''ne\n")
+    await streams.write(b"yes 0123456789012345678901234567890123456789 | head -c 1600000; echo; echo do''ne\n")
     await until_logged(spec.log_path, b"done\r\n", 60)
     await streams.close()
     stuck.close()

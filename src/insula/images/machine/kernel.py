@@ -43,6 +43,7 @@ MODULES = (
     "nls_utf8",
     "af_packet",
     "button",
+    "pvpanic_pci",
     "evdev",
     "e1000",
     "e1000e",
