@@ -146,6 +146,14 @@ def set_link(
     return Request(_NEWLINK, ACCEPT, body, f"ip link set {name} {' '.join(words)}")
 
 
+def set_hairpin(name: str) -> Request:
+    """Let a bridge port get back what it sent: a container that asks for its own published port, where br_netfilter has the
+    bridge itself translate the address. The port must be on its bridge already."""
+    slave = _text(4, "bridge") + attribute(5 | _NESTED, attribute(4, b"\1"))  # IFLA_BRPORT_MODE
+    body = _LINK.pack(0, 0, 0, 0, 0) + _text(3, name) + attribute(18 | _NESTED, slave)
+    return Request(_NEWLINK, ACCEPT, body, f"ip link set {name} type bridge_slave hairpin on")
+
+
 def delete_link(name: str) -> Request:
     """Remove an interface; a veth takes its other end with it."""
     return Request(_DELLINK, ACCEPT, _LINK.pack(0, 0, 0, 0, 0) + _text(3, name), f"ip link del {name}")

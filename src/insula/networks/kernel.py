@@ -167,12 +167,15 @@ class Kernel:
                 peer_netns_fd=namespace.fileno(),
             )
             cleanup.callback(self._remove_quietly, endpoint.host_interface)
-            self.rtnl.run(pair, self._port(endpoint.host_interface, master))
+            self.rtnl.run(pair, *self._veth_port(endpoint.host_interface, master))
             self._settle_inside(endpoint, namespace.fileno())
             cleanup.pop_all()
 
     def _port(self, name: str, master: int) -> netlink.Request:
         return netlink.set_link(name, master=master, up=True, no_ipv6=_IPV6.exists())
+
+    def _veth_port(self, name: str, master: int) -> tuple[netlink.Request, ...]:
+        return self._port(name, master), netlink.set_hairpin(name)
 
     def _settle_inside(self, endpoint: Endpoint, namespace: int) -> None:
         """Address and routes. Each of an owner's interfaces gets a default route, eth0's with the best metric, so that the
@@ -209,7 +212,7 @@ class Kernel:
             self.remove_links([endpoint.host_interface])
             self.attach_veth(endpoint, bridge, mtu)
             return
-        self.rtnl.run(self._port(endpoint.host_interface, self.bridge_index(bridge)))
+        self.rtnl.run(*self._veth_port(endpoint.host_interface, self.bridge_index(bridge)))
         with open(endpoint.netns, "rb", buffering=0) as namespace:
             self._settle_inside(endpoint, namespace.fileno())
 
