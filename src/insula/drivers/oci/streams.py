@@ -21,6 +21,7 @@ from pathlib import Path
 
 from insula.drivers.driver import Channel
 from insula.errors import Conflict, HostFault
+from insula.host import unixdiag
 from insula.host.conmon import short_path
 
 PACKET_BYTES = 8192 + 1
@@ -31,12 +32,13 @@ CHANNELS = {2: Channel.STDOUT, 3: Channel.STDERR}
 
 
 async def connect(bundle: Path, *, closes_stdin: bool, stdin: bool) -> AttachedStreams:
-    """Attach. The connection is made when this returns: no byte that is written from now on is missed. Raises Conflict when
-    nobody serves the socket (the process has ended)."""
+    """Attach. conmon has taken the connection when this returns: no byte that is written from now on is missed. Raises
+    Conflict when nobody serves the socket (the process has ended)."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         with short_path(bundle / "attach") as path:
             await asyncio.wait_for(_connect(sock, path), 10)
+        await _accepted(sock)
     except (FileNotFoundError, ConnectionRefusedError) as fault:
         sock.close()
         raise Conflict("The streams cannot be attached: the process has ended.") from fault
@@ -54,6 +56,17 @@ async def _connect(sock: socket.socket, path: str) -> None:
         except BlockingIOError:
             await asyncio.sleep(0.002)
         else:
+            return
+
+
+async def _accepted(sock: socket.socket) -> None:
+    """conmon takes one new client between two pieces of output, so what is only queued may miss some. The kernel has no event
+    for an accept: look again, for a second at most (a conmon that waits for another slow reader takes that long)."""
+    for pause_s in (0.0003, 0.0005, 0.001, 0.002, 0.005, *(0.01,) * 99):
+        if (state := unixdiag.accepted(sock)) is True:
+            return
+        await asyncio.sleep(pause_s)
+        if state is None and pause_s >= 0.005:  # a kernel that cannot say: time enough for an idle conmon
             return
 
 
