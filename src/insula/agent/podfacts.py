@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 
 import msgspec
 
@@ -23,13 +24,21 @@ def references_of(services: Services, pod: Resource) -> References:
     """Every ConfigMap and Secret that the pod names and that exists."""
     namespace = pod["metadata"]["namespace"]
     maps: dict[str, dict[str, str]] = {}
-    secrets: dict[str, dict[str, bytes]] = {}
     for plural, name in config_names(pod):
         if plural == "configmaps" and (found := services.caches.get(CONFIG_MAPS, name, namespace)):
             maps[name] = {**(found.get("data") or {}), **_text(found.get("binaryData"))}
-        elif plural == "secrets" and (found := services.caches.get(SECRETS, name, namespace)):
-            secrets[name] = {key: base64.b64decode(value) for key, value in (found.get("data") or {}).items()}
+    secrets = secrets_of(services, namespace, [name for plural, name in config_names(pod) if plural == "secrets"])
     return References(maps, secrets)
+
+
+def secrets_of(services: Services, namespace: str, names: Iterable[str]) -> dict[str, dict[str, bytes]]:
+    """The decoded data of those Secrets that exist."""
+    found = {name: services.caches.get(SECRETS, name, namespace) for name in names}
+    return {
+        name: {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
+        for name, secret in found.items()
+        if secret is not None
+    }
 
 
 def _text(binary: dict[str, str] | None) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Kubernetes quantities: `500m`, `1.5Gi`, `2e3`. Exact: values are fractions, never floats.
 
-Source: the Quantity type of the Kubernetes API conventions (apimachinery/pkg/api/resource): decimal suffixes n u m "" k M G T P E,
+Source: the Quantity type of the Kubernetes API conventions (apimachinery/pkg/api/resource): decimal suffixes n u m k M G T P E,
 binary suffixes Ki Mi Gi Ti Pi Ei, or a decimal exponent.
 """
 
