@@ -43,6 +43,7 @@ class Start:
     endpoints: tuple[Endpoint, ...] = ()
     handle: Handle | None = None
     pid: int = 0
+    started_at: str = ""
 
 
 async def start(parts: Parts, resident: Resident) -> None:
@@ -225,6 +226,7 @@ async def _streams(work: Start) -> None:
 
 async def _run(work: Start) -> None:
     assert work.handle is not None
+    work.started_at = clock.rfc3339_nano(clock.now())  # before: a short one has ended when `start` returns
     work.pid = await work.resident.driver.start(work.handle)
 
 
@@ -232,7 +234,7 @@ async def _running(work: Start) -> None:
     work.resident.settled.clear()
     work.resident.silent.clear()
     await work.resident.save(
-        Verb.STARTED, pid=work.pid, started_at=clock.rfc3339_nano(clock.now()), exit_code=0, oom_killed=False
+        Verb.STARTED, pid=work.pid, started_at=work.started_at, exit_code=0, oom_killed=False
     )
 
 

@@ -1,0 +1,116 @@
+"""A whole engine in a folder of its own, with names that no other test has, and what tests do with it again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from insula.drivers.driver import Channel, Streams
+from insula.engine.contract import Instance, State
+from insula.engine.node import NodeEngine
+from insula.engine.settings import EnginePaths, EngineSettings
+from insula.model.instance import InstanceConfig
+
+IMAGE = "insula/busybox"
+
+
+class Home:
+    """Where an engine lives: short paths (Unix sockets), unique names. `engine()` opens it, as often as wanted."""
+
+    def __init__(self) -> None:
+        self.tag = secrets.token_hex(3)
+        self.folder = Path(tempfile.mkdtemp(prefix="insula-eng-", dir="/tmp"))
+        self.paths = EnginePaths(data=self.folder / "d", runtime=self.folder / "r")
+        octets = bytes.fromhex(self.tag)
+        self.settings = EngineSettings(
+            prefix="e" + self.tag[:5],
+            table=f"engine_{self.tag}",
+            cgroup=f"engine-{self.tag}",
+            default_subnet=f"10.{octets[0]}.{octets[1]}.0/24",
+        )
+
+    async def open(self) -> NodeEngine:
+        """Open and recover it."""
+        engine = await NodeEngine.open(self.paths, self.settings)
+        try:
+            await engine.recover()
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    def delete(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def home() -> Iterator[Home]:
+    """A place for an engine, deleted afterwards."""
+    place = Home()
+    try:
+        yield place
+    finally:
+        place.delete()
+
+
+@contextlib.asynccontextmanager
+async def opened(place: Home, *, destroy: bool = True) -> AsyncIterator[NodeEngine]:
+    """An open engine with the demo image; destroyed afterwards."""
+    engine = await place.open()
+    try:
+        if not await engine.images.list():
+            await engine.images.add_demo()
+        yield engine
+    finally:
+        await (engine.destroy() if destroy else engine.close())
+
+
+def config(*command: str, **more: object) -> InstanceConfig:
+    """A container of the demo image, without a network unless asked for one."""
+    return InstanceConfig(**{"name": "", "image": IMAGE, "command": command, "network_mode": "none", **more})  # type: ignore[arg-type]
+
+
+async def collect(streams: Streams) -> dict[Channel, bytes]:
+    """All that comes until the end."""
+    found = {Channel.STDOUT: b"", Channel.STDERR: b""}
+    async for channel, data in streams.read():
+        found[channel] += data
+    return found
+
+
+async def run(engine: NodeEngine, wanted: InstanceConfig, stdin: bytes | None = None) -> tuple[State, bytes, bytes]:
+    """As `docker run` does it: create, attach, wait, start. Returns the last state, stdout and stderr."""
+    instance = await engine.create(wanted)
+    streams = await engine.attach(instance.id)
+    try:
+        ending = asyncio.create_task(engine.wait(instance.id, "removed" if wanted.auto_remove else "next-exit"))
+        await asyncio.sleep(0)
+        await engine.start(instance.id)
+        reading = asyncio.create_task(collect(streams))
+        if stdin is not None:
+            await streams.write(stdin)
+            await streams.close_stdin()
+        async with asyncio.timeout(30):
+            output, state = await reading, await ending
+    finally:
+        await streams.close()
+    return state, output[Channel.STDOUT], output[Channel.STDERR]
+
+
+async def until(engine: NodeEngine, id: str, name: str, *, timeout_s: float = 15.0) -> Instance:
+    """Wait for a state by listening to events, not by the clock."""
+    listener = engine.events()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while (instance := await engine.get(id)).state.name != name:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(anext(listener), 0.2)
+            return instance
+    finally:
+        await listener.aclose()
