@@ -14,12 +14,13 @@ from insula.kinds.kind import Kind
 from insula.model.resource import Resource
 from insula.verbs import faults
 
+_DEEDS = ("binding",)  # written by a POST only
 Merge = Callable[[Kind, Resource, Resource], Resource]
 
 
-def check(kind: Kind, sub: str) -> None:
+def check(kind: Kind, sub: str, *, reading: bool = False) -> None:
     """Raise NotFound for a subresource that the kind does not have or that holds no part of it."""
-    if sub and (sub not in kind.subresources or sub not in _MERGES):
+    if sub and (sub not in kind.subresources or sub not in _MERGES or (reading and sub in _DEEDS)):
         raise NotFound("the server could not find the requested resource", kind=f"{faults.resource_of(kind)}/{sub}")
 
 
@@ -64,6 +65,13 @@ def _with(old: Resource, new: Resource, names: tuple[str, ...]) -> Resource:
         else:
             merged.pop(name, None)
     return merged
+
+
+def _assigned(_kind: Kind, new: Resource, old: Resource) -> Resource:
+    """A pod's node, with the condition and the annotations that come with it."""
+    spec = _with(old["spec"], new["spec"], ("nodeName",))
+    meta = _with(old["metadata"], new["metadata"], ("annotations",))
+    return {**old, "metadata": meta, "spec": spec, "status": new["status"]}
 
 
 def _conditions(_kind: Kind, new: Resource, old: Resource) -> Resource:
@@ -181,6 +189,7 @@ _MERGES: dict[str, Merge] = {
     "": _main,
     "status": _status,
     "approval": _conditions,
+    "binding": _assigned,
     "finalize": _finalizers,
     "ephemeralcontainers": _ephemeral,
     "resize": _resize,

@@ -168,15 +168,15 @@ class Admission:
     async def validate(self, attempt: Attempt) -> None:
         """Raise Forbidden, Invalid... to refuse. Runs after validation, also on deletions."""
 
-    async def undo(self, attempt: Attempt) -> None:
-        """The write was refused or lost after this step's `validate`: give back what it reserved."""
+    async def finish(self, attempt: Attempt) -> None:
+        """The write has happened, was refused by a later step or was lost: let go of what this step held for it."""
 
 
 class Handler(Protocol):
     """What answers a subresource or a kind that is not stored (`tokenreviews`, `serviceaccounts/token`)."""
 
     async def __call__(
-        self, verbs: Verbs, request: Request, kind: Kind, namespace: str, name: str, body: dict[str, Any]
+        self, verbs: Verbs, request: Request, kind: Kind, namespace: str, name: str, body: dict[str, Any], /
     ) -> Resource:
         """The answer to a POST of `body`."""
         ...

@@ -40,7 +40,7 @@ class Verbs:
         self._codecs: dict[Ref, Codec] = {}
         self._facts = Facts()
         self._lines = Lines()
-        self._writer = Writer(self)
+        self.writer = Writer(self)
         registry.subscribe(self._codecs.clear)
 
     # --- what there is ------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ class Verbs:
     async def get(self, ref: Ref, name: str, namespace: str = "", *, sub: str = "", revision: str = "") -> Resource:
         """One object, or a part of it. `revision` asks for a state not older than that."""
         codec = self._allowed(ref, "get")
-        parts.check(codec.kind, sub)
+        parts.check(codec.kind, sub, reading=True)
         return parts.view(codec.kind, codec.object(await self.record(codec, namespace, name, revision)), sub)
 
     async def get_raw(self, ref: Ref, name: str, namespace: str = "", *, revision: str = "") -> bytes:
@@ -147,7 +147,7 @@ class Verbs:
             return await self._post(request, ref, obj, namespace, name, sub)
         codec = self._allowed(ref, "create")
         if codec.kind.stored:
-            return await self._writer.create(request, codec, namespace, obj)
+            return await self.writer.create(request, codec, namespace, obj)
         handler = self._handlers.get((ref.group, ref.plural, ""))
         if handler is None:
             raise faults.not_allowed("create")
@@ -166,7 +166,8 @@ class Verbs:
         """Replace an object, or the part of it that `sub` is. A resourceVersion in it guards against lost updates.
         An update that changes nothing makes no revision. Raises NotFound, StaleRevision, Invalid."""
         codec = self._allowed(ref, "update")
-        return await self._writer.change(
+        parts.check(codec.kind, sub, reading=True)
+        return await self.writer.change(
             request, codec, namespace, name, patching.replacement(codec.kind, obj, sub), sub=sub
         )
 
@@ -184,17 +185,18 @@ class Verbs:
         """Change part of an object. `patch` is decoded JSON (for apply, decoded YAML). An apply makes what is absent.
         Raises NotFound, StaleRevision, Invalid, Conflict (fields owned by others)."""
         codec = self._allowed(ref, "patch")
+        parts.check(codec.kind, sub, reading=True)
         if type == "apply":
-            return await patching.apply(self, self._writer, request, codec, namespace, name, patch, sub)
+            return await patching.apply(self, self.writer, request, codec, namespace, name, patch, sub)
         change = patching.change_by(codec.kind, type, patch, sub)
-        return await self._writer.change(request, codec, namespace, name, change, sub=sub)
+        return await self.writer.change(request, codec, namespace, name, change, sub=sub)
 
     async def delete(
         self, request: Request, ref: Ref, name: str, namespace: str = "", *, options: DeleteOptions | None = None
     ) -> Answer:
         """Remove an object, or mark it for its finalizers and its agent. Raises NotFound, StaleRevision."""
         codec = self._allowed(ref, "delete")
-        return await self._writer.delete(request, codec, namespace, name, options or DeleteOptions())
+        return await self.writer.delete(request, codec, namespace, name, options or DeleteOptions())
 
     async def delete_collection(
         self,
@@ -215,7 +217,7 @@ class Verbs:
         for record in found.records:
             at: Key = codec.address(record.key)
             try:
-                await self._writer.delete(request, codec, at.namespace, at.name, options or DeleteOptions())
+                await self.writer.delete(request, codec, at.namespace, at.name, options or DeleteOptions())
             except NotFound:
                 continue
         return await decode(codec, found)

@@ -279,17 +279,16 @@ class Writer:
             attempt.kind.default(attempt.obj)
 
     async def _admitted(self, attempt: Attempt, write: ownership.Write) -> Record | None:
-        """Run the admission steps, then the write; give back what steps reserved when it does not happen."""
+        """Run the admission steps, then the write; steps let go of what they held whatever the outcome."""
         passed = []
         try:
             for step in self._verbs.admission:
-                await step.validate(attempt)
                 passed.append(step)
+                await step.validate(attempt)
             return await write()
-        except BaseException:
+        finally:
             for step in reversed(passed):
-                await step.undo(attempt)
-            raise
+                await step.finish(attempt)
 
     @staticmethod
     def _validate(kind: Kind, name: str, obj: Resource, old: Resource | None, causes: list[Cause]) -> None:
