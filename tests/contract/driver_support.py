@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from insula.drivers.driver import Channel, Driver, Handle, Streams
 from insula.drivers.oci import OciDriver
 from insula.drivers.oci.runtime import Runtime
-from insula.host import cgroups, pidfd
+from insula.host import cgroups, conmon, pidfd
 from insula.host.cgroups import Group
 from insula.model.instance import InstanceSpec, Process
 
@@ -176,8 +176,8 @@ class OciCase:
         for driver in self.made:
             await driver.close()
         for path in (self.folder / "instances").glob("*/bundle"):
-            for process in (p for p in [pidfd.identify(int((path / "conmon.pid").read_text()))] if p):
-                pidfd.send(process, 9)
+            if process := conmon.monitor_of(path):
+                pidfd.end([process])
         cgroups.remove(Group(layout=cgroups.detect(), path=self.parent))
 
 

@@ -152,11 +152,16 @@ async def create(plan: Launch, *, deadline_s: float = 60.0, tmpdir: str = "") ->
     """Make a container that waits to be started. Raises RuntimeRefused with the runtime's words, HostFault when conmon itself
     failed, DeadlineExceeded."""
     pipe = Pipe()
+    child = None
     try:
         child = launch(plan, {"_OCI_SYNCPIPE": pipe.far}, tmpdir=tmpdir)
         pipe.close_far()
         child.let_go()
         return started(plan, await first_report(plan, pipe, deadline_s))
+    except BaseException:
+        if child:  # when the outer process has ended, the pid file of the inner one is there to find it by
+            await pidfd.settle(child.wait())
+        raise
     finally:
         pipe.close()
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -101,6 +103,32 @@ async def gone_within(process: ProcessId, deadline_s: float) -> bool:
         await asyncio.wait_for(gone(process), deadline_s)
         return True
     return False
+
+
+def children(process: ProcessId) -> list[ProcessId]:
+    """Its children now (proc_pid_task_children(5))."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{process.pid}/task").iterdir():
+            found += [int(word) for word in (task / "children").read_text().split()]
+    return [child for child in map(identify, found) if child]
+
+
+def end(processes: Sequence[ProcessId], *, deadline_s: float = 5.0) -> None:
+    """Kill them and wait for their end, in a thread of the caller's. Returns after the deadline in any case."""
+    limit = time.monotonic() + deadline_s
+    fds = [fd for fd in map(open_fd, processes) if fd is not None]
+    try:
+        for fd in fds:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+        for fd in fds:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll(max(0.0, limit - time.monotonic()) * 1000)
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 async def settle(work: Awaitable[object]) -> None:

@@ -27,7 +27,7 @@ from insula.drivers.oci.streams import AttachedStreams
 from insula.errors import Conflict, HostFault, Unavailable, Unsupported
 from insula.host import cgroups, cgroupstats, conmon, pidfd, spawn
 from insula.host.cgroups import Group, Layout
-from insula.host.conmon import Launch, RuntimeRefused
+from insula.host.conmon import Launch, RuntimeRefused, Started
 from insula.host.pidfd import ProcessId
 from insula.model.instance import InstanceSpec, Process, Resources
 from insula.tasks import in_thread
@@ -104,17 +104,24 @@ class OciDriver:
     async def create(self, spec: InstanceSpec) -> Handle:
         """See the contract. Raises HostFault with dockerd's words and, in `code`, its exit code."""
         runtime = await self._runtime()
-        layout = await in_thread(self._prepare, spec, runtime)
-        directory = Path(spec.directory)
-        plan = launch_plan(spec, runtime)
+        preparing = asyncio.ensure_future(in_thread(self._prepare, spec, runtime))
         try:
-            started = await conmon.create(plan, tmpdir=str(self._runtime_dir))
+            await asyncio.shield(preparing)
+            started = await conmon.create(launch_plan(spec, runtime), tmpdir=str(self._runtime_dir))
         except BaseException as fault:
-            group = Group(layout=layout, path=self.group_path(spec))
-            await pidfd.settle(in_thread(self._clear, directory, spec.id, runtime, group))
+            await pidfd.settle(self._undo(spec, runtime, preparing))
             if isinstance(fault, RuntimeRefused):
                 raise faults.refusal(fault.message, "create", fault.command) from fault
             raise
+        return self._handle(spec, runtime, started)
+
+    async def _undo(self, spec: InstanceSpec, runtime: Runtime, preparing: asyncio.Future[None]) -> None:
+        """Leave nothing of a create that failed or was cancelled, once its thread is done."""
+        await asyncio.wait({preparing})
+        group = Group(layout=self._host()[0], path=self.group_path(spec))
+        await in_thread(self._clear, Path(spec.directory), spec.id, runtime, group)
+
+    def _handle(self, spec: InstanceSpec, runtime: Runtime, started: Started) -> Handle:
         process = started.process or ProcessId(started.pid, 0)
         monitor = started.monitor or ProcessId(0, 0)
         assert spec.process is not None
@@ -134,7 +141,7 @@ class OciDriver:
         )
         return Handle(driver=self.name, id=spec.id, directory=spec.directory, data=msgspec.to_builtins(data))
 
-    def _prepare(self, instance: InstanceSpec, runtime: Runtime) -> Layout:
+    def _prepare(self, instance: InstanceSpec, runtime: Runtime) -> None:
         """Remove what a killed attempt left and write the bundle."""
         layout, facts = self._host()
         directory = Path(instance.directory)
@@ -147,7 +154,6 @@ class OciDriver:
         (directory / "persist").mkdir(parents=True, exist_ok=True, mode=0o700)
         (directory / "bundle").mkdir(exist_ok=True, mode=0o700)
         state.write_json(directory / "bundle" / "config.json", config)
-        return layout
 
     async def start(self, handle: Handle) -> int:
         """See the contract."""
@@ -234,7 +240,7 @@ class OciDriver:
         monitors = [directory / "bundle", *(directory / "exec").glob("*")]
         for bundle in monitors:
             if monitor := conmon.monitor_of(bundle):
-                pidfd.send(monitor, signals.SIGKILL)
+                pidfd.end([monitor, *pidfd.children(monitor)])
         cgroups.remove(group)
         for folder in (runtime.state(id), directory / "bundle", directory / "exec", directory / "persist"):
             shutil.rmtree(folder, ignore_errors=True)

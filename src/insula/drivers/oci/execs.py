@@ -141,7 +141,7 @@ async def start(container: Container, exec_id: str, process: Process, conmon_pat
                 pipes = {"_OCI_SYNCPIPE": sync.far, "_OCI_ATTACHPIPE": ready.far, "_OCI_STARTPIPE": start_read}
                 conmon.launch(launch, pipes, tmpdir=tmpdir).let_go()
             await _answer(launch, ready)
-            attached = await streams.connect(folder, closes_stdin=not process.tty, stdin=process.open_stdin)
+            attached = await streams.connect(folder, closes_stdin=not process.tty, stdin=process.open_stdin, only=True)
             undo.callback(attached.abandon)
             os.write(start_write, b"\n")
         try:

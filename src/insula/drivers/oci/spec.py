@@ -182,15 +182,12 @@ def default_mounts(spec: InstanceSpec, host: HostFacts) -> list[Mount]:
 
 
 def mounts(spec: InstanceSpec, host: HostFacts) -> list[dict[str, Any]]:
-    """All mounts, those nearer to the root first; the spec's own take the place of a default at the same target. In the host's
-    IPC namespace its /dev/shm and /dev/mqueue are shared too."""
+    """All mounts, those nearer to the root first; the spec's own take the place of a default at the same target. With the host's
+    IPC namespace comes its /dev/shm."""
     own = {mount.target.rstrip("/") or "/": mount for mount in spec.mounts}
     chosen = {mount.target: mount for mount in default_mounts(spec, host)}
     if spec.ipcns == "":
         chosen["/dev/shm"] = Mount(target="/dev/shm", kind="bind", source="/dev/shm", options=("rbind", "rprivate"))  # noqa: S108
-        chosen["/dev/mqueue"] = Mount(
-            target="/dev/mqueue", kind="bind", source="/dev/mqueue", options=("rbind", "rprivate")
-        )
     if "/dev" in own:  # a /dev of the user's is taken as it is, with all that it holds
         chosen = {target: mount for target, mount in chosen.items() if not target.startswith("/dev/")}
     chosen |= own

@@ -31,14 +31,16 @@ PACKETS_AT_ONCE = 32
 CHANNELS = {2: Channel.STDOUT, 3: Channel.STDERR}
 
 
-async def connect(bundle: Path, *, closes_stdin: bool, stdin: bool) -> AttachedStreams:
-    """Attach. conmon has taken the connection when this returns: no byte that is written from now on is missed. Raises
-    Conflict when nobody serves the socket (the process has ended)."""
+async def connect(bundle: Path, *, closes_stdin: bool, stdin: bool, only: bool = False) -> AttachedStreams:
+    """Attach. conmon has taken the connection when this returns: no byte that is written from now on is missed. With `only`
+    (an exec that is yet to run: nobody else is attached) it is enough that the connection is queued, for conmon looks
+    there before it looks for output. Raises Conflict when nobody serves the socket (the process has ended)."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         with short_path(bundle / "attach") as path:
             await asyncio.wait_for(_connect(sock, path), 10)
-        await _accepted(sock)
+        if not only:
+            await _accepted(sock)
     except (FileNotFoundError, ConnectionRefusedError) as fault:
         sock.close()
         raise Conflict("The streams cannot be attached: the process has ended.") from fault
