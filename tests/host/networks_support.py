@@ -1,6 +1,6 @@
 """A host made of a network namespace, with a machine outside on its uplink: tests of networks touch nothing of the real host.
 
-    outside 192.0.2.9/24  ──veth──  192.0.2.1/24 host ── bridges of Insula ── end points
+outside 192.0.2.9/24  ──veth──  192.0.2.1/24 host ── bridges of Insula ── end points
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ async def listening(
     """A server in a namespace that tells every asker its address, or `answer`. Yields its port and who asked."""
     askers: list[str] = []
     if protocol == "udp":
-        sock = await _bound(path, address, port, socket.SOCK_DGRAM)
+        sock = await bound(path, address, port, socket.SOCK_DGRAM)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(lambda: _Echo(askers, answer), sock=sock)
         try:
@@ -97,7 +97,7 @@ async def listening(
         writer.close()
         await writer.wait_closed()
 
-    sock = await _bound(path, address, port, socket.SOCK_STREAM)
+    sock = await bound(path, address, port, socket.SOCK_STREAM)
     server = await asyncio.start_server(serve, sock=sock)
     try:
         yield sock.getsockname()[1], askers
@@ -118,7 +118,8 @@ class _Echo(asyncio.DatagramProtocol):
         self.transport.sendto(self.answer or addr[0].encode(), addr)
 
 
-async def _bound(path: str | Path, address: str, port: int, kind: int) -> socket.socket:
+async def bound(path: str | Path, address: str, port: int, kind: int) -> socket.socket:
+    """A bound socket of a namespace."""
     sock = await netns.visit(path, functools.partial(socket.socket, socket.AF_INET, kind | socket.SOCK_NONBLOCK))
     try:
         if kind == socket.SOCK_STREAM:

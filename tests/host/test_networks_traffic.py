@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from host.networks_support import HOST, OUTSIDE, World, ask, listening, make_world, run_in
 
+from host.networks_support import HOST, OUTSIDE, World, ask, listening, make_world, run_in
 from insula.errors import Conflict, Invalid, Unavailable, Unsupported
 from insula.host import netlink, netns
 from insula.model.instance import PortMapping
@@ -97,7 +97,9 @@ async def test_loopback_of_the_host_stays_closed_to_segments(nets: NodeNetworks,
     a = await join(nets, "a")
     async with listening(world.host, "127.0.0.1", 9999) as (_, askers):
         await run_in(a.netns, "ip", "route", "add", "127.0.0.9/32", "via", a.gateway)
-        await run_in(a.netns, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; ip addr del 127.0.0.1/8 dev lo")
+        await run_in(
+            a.netns, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; ip addr del 127.0.0.1/8 dev lo"
+        )
         await run_in(a.netns, "ip", "route", "add", "127.0.0.1/32", "via", a.gateway, "src", a.address)
         with pytest.raises(Unavailable):
             await ask(a.netns, "127.0.0.1", 9999, deadline_s=0.5)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterable
+from typing import cast
 
 from insula.errors import HostFault
 from insula.networks.dhcp_packet import Lease, Message, decode, encode, reply
@@ -86,8 +87,7 @@ class _Bridge(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.DatagramTransport):
-            self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)  # the loops do not derive theirs from it
 
     def datagram_received(self, data: bytes, _addr: object) -> None:
         request = decode(data)

@@ -129,7 +129,8 @@ class Kernel:
             if not setting.startswith("ipv6") or _IPV6.exists():
                 netns.sysctl(setting, "1")
         index = self.bridge_index(name)
-        self.rtnl.run(netlink.set_link(name, up=True), netlink.add_address(index, network.gateway, prefix))
+        alive = netlink.set_link(name, up=True, group=0)  # a killed removal may have marked it
+        self.rtnl.run(alive, netlink.add_address(index, network.gateway, prefix))
 
     def has_interface(self, name: str) -> bool:
         """Whether the host has an interface of this name."""
@@ -172,7 +173,7 @@ class Kernel:
             cleanup.pop_all()
 
     def _port(self, name: str, master: int) -> netlink.Request:
-        return netlink.set_link(name, master=master, up=True, no_ipv6=_IPV6.exists())
+        return netlink.set_link(name, master=master, group=0, up=True, no_ipv6=_IPV6.exists())
 
     def _veth_port(self, name: str, master: int) -> tuple[netlink.Request, ...]:
         return self._port(name, master), netlink.set_hairpin(name)

@@ -121,6 +121,7 @@ class NodeNetworks:
         self._segments.stop_dhcp()
         await self._kernel.call(self._ports.close)
         await self._kernel.close()
+        await asyncio.sleep(0)  # the loop closes the sockets of ended transports in its next round
 
     async def destroy(self) -> None:
         """Remove every interface, rule and namespace; user-made networks stay in the ledger. Ends with `close`."""
