@@ -7,10 +7,11 @@ import os
 import stat
 from contextlib import ExitStack
 
-from insula.errors import HostFault
+from insula.errors import HostFault, Invalid
 from insula.host import xattrs
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+MAX_DEPTH = 200  # two descriptors each
 _CHUNK = 8 * 1024 * 1024
 
 
@@ -38,6 +39,8 @@ class _Copy:
         self._linked: dict[int, str] = {}  # inode to its path below the target's root
 
     def folder(self, from_folder: int, to_folder: int, path: str = "") -> None:
+        if path.count("/") > MAX_DEPTH:
+            raise Invalid(f"the folders to copy are nested more than {MAX_DEPTH} deep")
         for name in os.listdir(from_folder):
             status = os.stat(name, dir_fd=from_folder, follow_symlinks=False)
             if status.st_dev == self._device or not stat.S_ISDIR(status.st_mode):

@@ -442,15 +442,16 @@ class Members:
 
     @staticmethod
     def _extents(member: tarfile.TarInfo) -> list[tuple[int, int]]:
-        extents: Any = member.sparse  # a list of pairs, whatever the standard library's stubs say
-        if extents is None:
+        sparse: Any = member.sparse  # a list of pairs, whatever the standard library's stubs say
+        if sparse is None:
             return [(0, member.size)]
         end = 0
+        extents = [(offset, size) for offset, size in sparse if size]  # GNU's old format pads the map with nothing
         for offset, size in extents:
             if offset < end or size < 0 or offset + size > member.size:
                 raise Invalid(f"the sparse map of {member.name!r} in the archive is wrong")
             end = offset + size
-        return list(extents)
+        return extents
 
     def drain(self) -> None:
         """Read the padding after the end, so that the whole stream has been hashed."""

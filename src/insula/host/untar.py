@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 import tarfile
 from base64 import b64decode
 
 from insula.errors import HostFault, Invalid, TooLarge
 from insula.host import xattrs
+from insula.host.rmtree import remove_tree
 from insula.host.rootfd import Root, open_in, split
 from insula.host.tarstream import Members, Source
 
@@ -156,7 +156,7 @@ class _Unpack:
             if self._keep_folders:
                 raise Invalid(f"cannot overwrite directory {'/'.join(parts)!r} with non-directory") from None
             self._root.forget(parts)
-            shutil.rmtree(name, dir_fd=parent)
+            remove_tree(name, dir_fd=parent)
 
     def _hard_link(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
         target = split(member.linkname)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from insula.errors import HostFault, Invalid, TooLarge
+from insula.host.rmtree import remove_tree
 from insula.host.tarstream import CHUNK, Source
 from insula.tasks import in_thread
 
@@ -113,7 +113,7 @@ class Blobs:
             if not entry.name.startswith(prefix):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
+                remove_tree(entry.path, ignore_errors=True)
             else:
                 Path(entry.path).unlink(missing_ok=True)
 

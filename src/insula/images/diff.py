@@ -11,12 +11,13 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any
 
-from insula.errors import HostFault
+from insula.errors import HostFault, Invalid
 from insula.host import xattrs
 from insula.host.untar import OPAQUE_MARK, WHITEOUT
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+MAX_DEPTH = 200  # a descriptor each; no program that does work goes deeper
 # What belongs to the content; labels of a security module belong to this machine.
 _KEPT_XATTRS = ("security.capability", "user.")
 
@@ -45,6 +46,8 @@ class _Diff:
         self._linked: dict[int, str] = {}
 
     def folder(self, folder: int, path: str) -> None:
+        if path.count("/") > MAX_DEPTH:
+            raise Invalid(f"the folders of the writable layer are nested more than {MAX_DEPTH} deep")
         if path and xattrs.is_opaque(folder):
             self._tar.addfile(_mark(path + OPAQUE_MARK))
         for name in sorted(os.listdir(folder)):

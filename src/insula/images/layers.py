@@ -13,7 +13,6 @@ import ctypes
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from insula.errors import HostFault, Invalid
+from insula.host.rmtree import remove_tree
 from insula.host.tarstream import Hashing
 from insula.host.threads import to_end
 from insula.host.untar import unpack
@@ -122,7 +122,7 @@ class Layers:
         except FileNotFoundError as error:
             raise HostFault(f"the layer's content is gone: {error.filename}") from None
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            remove_tree(place, ignore_errors=True)
         return record
 
     async def _flush(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from msgspec import Struct
 
 from insula.errors import Invalid, NotFound
 from insula.host import mounts
+from insula.host.rmtree import remove_tree
 from insula.images.contract import Rootfs
 from insula.images.layers import Layers
 
@@ -52,7 +52,7 @@ class RootFilesystems:
         if not upper.is_dir():
             self._prepare(place, _Record(image=image, chains=chains))
         # Overlayfs keeps only scratch there, and refuses to mount again over the traces of a volatile mount.
-        shutil.rmtree(work, ignore_errors=True)
+        remove_tree(work, ignore_errors=True)
         work.mkdir(mode=0o700)
         if lowers:
             mounts.overlay(str(merged), lowers, upper=str(upper), work=str(work), volatile=volatile)
@@ -63,12 +63,12 @@ class RootFilesystems:
     def _prepare(self, place: Path, record: _Record) -> None:
         """All of the folders in one rename: a killed attempt leaves nothing that looks complete."""
         fresh = self._temporary / f"rootfs-{place.name}"
-        shutil.rmtree(fresh, ignore_errors=True)
+        remove_tree(fresh, ignore_errors=True)
         (fresh / "upper").mkdir(parents=True)
         (fresh / "merged").mkdir(mode=0o700)
         (fresh / "record.json").write_bytes(msgspec.json.encode(record))
         self._inherit_root(fresh / "upper", record.chains)
-        shutil.rmtree(place, ignore_errors=True)
+        remove_tree(place, ignore_errors=True)
         fresh.rename(place)
 
     def _inherit_root(self, upper: Path, chains: tuple[str, ...]) -> None:
@@ -90,10 +90,10 @@ class RootFilesystems:
         mounts.unmount(place / "merged", lazy=True)
         if remove:
             trash = self._temporary / f"trash-rootfs-{instance}"
-            shutil.rmtree(trash, ignore_errors=True)
+            remove_tree(trash, ignore_errors=True)
             with suppress(FileNotFoundError):
                 place.rename(trash)
-                shutil.rmtree(trash, ignore_errors=True)
+                remove_tree(trash, ignore_errors=True)
 
     def get(self, instance: str) -> Rootfs:
         """What `mount` returned. Raises NotFound."""

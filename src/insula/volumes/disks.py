@@ -6,7 +6,6 @@ A disk made here is known by its name (`.qcow2`, `.raw`) from then on: a guest c
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import msgspec
 
 from insula.errors import Conflict, DeadlineExceeded, HostFault, Invalid, NotFound, TooLarge, Unavailable
 from insula.host import spawn
+from insula.host.rmtree import remove_tree
 from insula.host.tarstream import CHUNK, Limited, Plain, Source, consume
 from insula.model.instance import Disk, DiskConfig
 from insula.tasks import in_thread
@@ -79,7 +79,7 @@ class Disks:
 
     async def drop(self, owner: str) -> None:
         """Delete an owner's disks. Repeatable."""
-        await in_thread(shutil.rmtree, self._folder / check_part(owner, "disk's owner"), ignore_errors=True)
+        await in_thread(remove_tree, self._folder / check_part(owner, "disk's owner"), ignore_errors=True)
 
     async def receive(self, source: AsyncIterator[bytes], path: str, max_bytes: int) -> DiskFacts:
         """Write an image, decompressed and sparse, verified to be whole. Raises Invalid, Unsupported, TooLarge, HostFault."""

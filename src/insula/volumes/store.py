@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -22,6 +21,7 @@ from msgspec import Struct, field
 from insula import clock
 from insula.errors import HostFault, NotFound, Unsupported
 from insula.host.copytree import copy_tree
+from insula.host.rmtree import remove_tree
 from insula.host.threads import to_end
 from insula.model.instance import Disk, DiskConfig
 from insula.tasks import in_thread
@@ -61,7 +61,7 @@ class NodeVolumes:
             try:
                 records[entry.name] = msgspec.json.decode((Path(entry.path) / "volume.json").read_bytes(), type=_Record)
             except FileNotFoundError:
-                shutil.rmtree(entry.path, ignore_errors=True)
+                remove_tree(entry.path, ignore_errors=True)
             except msgspec.DecodeError as error:
                 raise HostFault(f"the record of volume {entry.name} cannot be read: {error}") from None
         return records
@@ -110,7 +110,7 @@ class NodeVolumes:
                 os.fdatasync(file.fileno())
             fresh.rename(place / "volume.json")
         except OSError as error:
-            shutil.rmtree(place, ignore_errors=True)
+            remove_tree(place, ignore_errors=True)
             raise HostFault(
                 f"cannot make the volume {name}: {os.strerror(error.errno or 0)}", code=error.errno
             ) from None
@@ -126,7 +126,7 @@ class NodeVolumes:
         try:
             (place / "volume.json").unlink(missing_ok=True)  # from here on a restart finishes it
             self._records.pop(name, None)
-            shutil.rmtree(place)
+            remove_tree(place)
         except OSError as error:
             raise HostFault(
                 f"cannot remove the volume {name}: {os.strerror(error.errno or 0)}", code=error.errno
@@ -144,7 +144,7 @@ class NodeVolumes:
         if mark.exists():
             for entry in os.scandir(data):
                 if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
+                    remove_tree(entry.path)
                 else:
                     Path(entry.path).unlink()
         elif any(os.scandir(data)):
