@@ -22,9 +22,10 @@ IMAGE = "insula/busybox"
 class Home:
     """Where an engine lives: short paths (Unix sockets), unique names. `engine()` opens it, as often as wanted."""
 
-    def __init__(self) -> None:
-        self.tag = secrets.token_hex(3)
-        self.folder = Path(tempfile.mkdtemp(prefix="insula-eng-", dir="/tmp"))
+    def __init__(self, folder: Path | None = None) -> None:
+        self.tag = folder.name.rpartition("-")[2] if folder else secrets.token_hex(3)
+        self.folder = folder or Path(tempfile.gettempdir()) / f"insula-eng-{self.tag}"
+        self.folder.mkdir(exist_ok=True)
         self.paths = EnginePaths(data=self.folder / "d", runtime=self.folder / "r")
         octets = bytes.fromhex(self.tag)
         self.settings = EngineSettings(
@@ -33,6 +34,30 @@ class Home:
             cgroup=f"engine-{self.tag}",
             default_subnet=f"10.{octets[0]}.{octets[1]}.0/24",
         )
+
+    @classmethod
+    def at(cls, folder: str) -> Home:
+        """The same place, as another process sees it."""
+        return cls(Path(folder))
+
+    def traces(self) -> dict[str, list[str]]:
+        """What this engine has in the kernel now: mounts, interfaces, control groups, processes."""
+        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        links = [link.name for link in Path("/sys/class/net").iterdir()]
+        groups = Path("/sys/fs/cgroup").glob(f"{self.settings.cgroup}")
+        old_groups = Path("/sys/fs/cgroup").glob(f"*/{self.settings.cgroup}")
+        processes = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and str(self.folder).encode() in (entry / "cmdline").read_bytes():
+                    processes.append(entry.name)
+        found = {
+            "mounts": [mount for mount in mounts if mount.startswith(str(self.folder))],
+            "interfaces": [name for name in links if name.startswith(self.settings.prefix)],
+            "control groups": [str(path) for path in (*groups, *old_groups)],
+            "processes": processes,
+        }
+        return {what: things for what, things in found.items() if things}
 
     async def open(self) -> NodeEngine:
         """Open and recover it."""
@@ -104,13 +129,8 @@ async def run(engine: NodeEngine, wanted: InstanceConfig, stdin: bytes | None = 
 
 
 async def until(engine: NodeEngine, id: str, name: str, *, timeout_s: float = 15.0) -> Instance:
-    """Wait for a state by listening to events, not by the clock."""
-    listener = engine.events()
-    try:
-        async with asyncio.timeout(timeout_s):
-            while (instance := await engine.get(id)).state.name != name:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(anext(listener), 0.2)
-            return instance
-    finally:
-        await listener.aclose()
+    """Wait for a state."""
+    async with asyncio.timeout(timeout_s):
+        while (instance := await engine.get(id)).state.name != name:
+            await asyncio.sleep(0.01)
+    return instance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal as signals
 
 import msgspec
@@ -86,7 +87,8 @@ async def finish_stop(parts: Parts, resident: Resident) -> None:
         return
     handle = resident.handle
     if resident.entry.paused:
-        await resident.driver.resume(handle)
+        with contextlib.suppress(Conflict):  # it has ended meanwhile
+            await resident.driver.resume(handle)
         await resident.save(paused=False)
     parts.say(resident, "kill", signal=str(wish.signal))
     await resident.driver.stop(handle, wish.signal, wish.grace_s)
@@ -110,10 +112,7 @@ async def kill(parts: Parts, resident: Resident, signal: str) -> None:
     }
     if number in stops and not entry.user_stopped:
         await resident.save(user_stopped=True)
-    handle = resident.handle
-    await resident.driver.kill(handle, number)
-    if entry.paused and number == signals.SIGKILL:
-        await resident.driver.resume(handle)  # frozen processes do not die under cgroup v1
+    await resident.driver.kill(resident.handle, number)
     parts.say(resident, "kill", signal=str(number))
 
 
@@ -192,11 +191,7 @@ async def remove(parts: Parts, resident: Resident, *, force: bool, volumes: bool
 
 async def _kill_now(parts: Parts, resident: Resident) -> None:
     await resident.save(user_stopped=True)
-    handle = resident.handle
-    if resident.entry.paused:
-        await resident.driver.kill(handle, signals.SIGKILL)
-        await resident.driver.resume(handle)
-    await resident.driver.stop(handle, signals.SIGKILL, _KILL_GRACE_S)
+    await resident.driver.stop(resident.handle, signals.SIGKILL, _KILL_GRACE_S)
     async with asyncio.timeout(_KILL_GRACE_S * 6):
         await resident.settled.wait()
 

@@ -1,0 +1,101 @@
+"""A process that is meant to be killed: it opens an engine and walks through an instance's life, saying on stdout what was
+acknowledged. `INSULA_CRASH_AT` in its environment names the step at which it kills itself."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from host.engine_support import IMAGE, Home, config
+from insula.engine.contract import SandboxConfig
+from insula.engine.node import NodeEngine
+from insula.model.instance import MountConfig, PortMapping, RestartPolicy
+
+LONG = ("sh", "-c", "trap 'exit 6' TERM; echo up; while :; do sleep 0.02; done")
+
+
+def say(word: str) -> None:
+    print(word, flush=True)
+
+
+async def life(engine: NodeEngine) -> None:
+    """create, start, stop, remove."""
+    mounts = (MountConfig(kind="volume", target="/data"),)
+    await engine.create(
+        config(*LONG, name="web", network_mode="default", mounts=mounts, ports=(PortMapping(container_port=80),))
+    )
+    say("created")
+    await engine.start("web")
+    say("started")
+    await engine.stop("web", timeout_s=5)
+    say("stopped")
+    await engine.remove("web", volumes=True)
+    say("removed")
+
+
+async def short(engine: NodeEngine) -> None:
+    """`docker run --rm` of something that ends at once."""
+    made = await engine.create(config("sh", "-c", "exit 3", name="web", network_mode="default", auto_remove=True))
+    say("created")
+    gone = asyncio.create_task(engine.wait(made.id, "removed"))
+    await asyncio.sleep(0)
+    await engine.start("web")
+    say("started")
+    await gone
+    say("removed")
+
+
+async def sandbox(engine: NodeEngine) -> None:
+    """A sandbox made and removed."""
+    await engine.make_sandbox(SandboxConfig(id="pod", hostname="pod"))
+    say("made")
+    await engine.remove_sandbox("pod")
+    say("removed")
+
+
+async def many(engine: NodeEngine) -> None:
+    """Instances of every sort that go on when this process is killed."""
+    policy = RestartPolicy(name="unless-stopped")
+    await engine.make_sandbox(SandboxConfig(id="pod", hostname="podhost"))
+    wanted = [
+        config(*LONG, name="plain"),
+        config("sh", "-c", "sleep 1; exit 9", name="ends"),
+        config("sh", "-c", "sleep 1; exit 9", name="rm", auto_remove=True),
+        config("sh", "-c", "sleep 1; exit 9", name="again", restart=policy),
+        config(*LONG, name="net", network_mode="default", ports=(PortMapping(container_port=80),)),
+        config(*LONG, name="podded", network_mode="sandbox:pod"),
+        config(*LONG, name="paused"),
+        config(*LONG, name="never"),
+    ]
+    for each in wanted:
+        await engine.create(each)
+    await asyncio.gather(*(engine.start(each.name) for each in wanted if each.name != "never"))
+    await engine.pause("paused")
+    say("running")
+    await asyncio.sleep(3600)
+
+
+async def crowd(engine: NodeEngine) -> None:
+    """Many at once."""
+
+    async def one() -> None:
+        made = await engine.create(config("sleep", "3600", image=IMAGE))
+        await engine.start(made.id)
+
+    await asyncio.gather(*(one() for _ in range(int(sys.argv[3]))))
+    say("running")
+    await asyncio.sleep(3600)
+
+
+async def main() -> None:
+    """`python -m ... SCENARIO FOLDER/TAG`."""
+    place = Home.at(sys.argv[2])
+    engine = await place.open()
+    if not await engine.images.list():
+        await engine.images.add_demo()
+    await {"life": life, "short": short, "sandbox": sandbox, "many": many, "crowd": crowd}[sys.argv[1]](engine)
+    await engine.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,157 @@
+"""kill -9 at every step of create, start, stop and remove. Afterwards nothing acknowledged is lost and nothing is leaked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from host.engine_support import Home, config, home, opened, until
+from insula import clock
+from insula.engine import sandboxes
+from insula.engine.ending import END, FORGET, REMOVE
+from insula.engine.node import NodeEngine
+from insula.engine.preparing import PREPARE
+from insula.engine.starting import START
+from insula.engine.steps import names
+from insula.errors import NotFound
+
+pytestmark = [pytest.mark.root, pytest.mark.may_block]
+
+CHILD = Path(__file__).with_name("engine_crash_child.py")
+TESTS = CHILD.parents[1]
+
+
+def child(scenario: str, place: Home, *more: str, crash_at: str = "") -> subprocess.Popen[str]:
+    paths = f"{TESTS.parent / 'src'}:{TESTS}"
+    return subprocess.Popen(
+        [sys.executable, str(CHILD), scenario, str(place.folder), *more],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, **({"INSULA_CRASH_AT": crash_at} if crash_at else {})},
+    )
+
+
+def crashed(scenario: str, place: Home, crash_at: str) -> list[str]:
+    """What was acknowledged before the process killed itself there."""
+    with child(scenario, place, crash_at=crash_at) as process:
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, f"the step {crash_at} was never reached"
+    return out.split()
+
+
+@pytest.fixture
+def place():
+    with home() as made:
+        yield made
+        assert made.traces() == {}
+
+
+async def state_of(engine: NodeEngine, name: str) -> str:
+    try:
+        return (await engine.get(name)).state.name
+    except NotFound:
+        return "gone"
+
+
+LIFE = [name for plan in (PREPARE, START, END, REMOVE, FORGET) for name in names(plan)]
+
+
+@pytest.mark.parametrize("step", [*LIFE, *(f"{name}:before" for name in names(START))])
+async def test_a_life_cut_short(place: Home, step: str) -> None:
+    said = crashed("life", place, step)
+    async with opened(place) as engine:
+        state = await state_of(engine, "web")
+        if "stopped" in said:
+            assert state in ("exited", "gone")
+        elif "started" in said:  # the stop was asked for: recovery carries it out
+            state = (await until(engine, "web", "exited")).state.name
+            assert (await engine.get("web")).state.exit_code == 6
+        elif "created" in said:
+            assert state in ("created", "running")
+        else:
+            assert state in ("gone", "created")
+        if state == "gone":
+            assert await engine.volumes.list() == []
+            await engine.create(config("true", name="web"))
+        else:
+            assert (await engine.start("web")).state.name == "running"
+            assert (await engine.get("web")).published or state == "running"
+        await engine.remove("web", force=True, volumes=True)
+        assert await engine.volumes.list() == []
+        assert await engine.list() == []
+
+
+@pytest.mark.parametrize("step", ["start.run", "start.running", *names(REMOVE), *names(FORGET)])
+async def test_a_run_that_leaves_nothing_leaves_nothing(place: Home, step: str) -> None:
+    crashed("short", place, step)
+    async with opened(place) as engine:
+        if step.startswith("start."):  # it may still be ending
+            async with asyncio.timeout(15):
+                while await engine.list():
+                    await asyncio.sleep(0.02)
+        assert await engine.list() == []
+        assert list(place.paths.instances.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", [*names(sandboxes.MAKE), *names(sandboxes.REMOVE)])
+async def test_a_sandbox_cut_short(place: Home, step: str) -> None:
+    said = crashed("sandbox", place, step)
+    async with opened(place) as engine:
+        ids = [box.config.id for box in await engine.list_sandboxes()]
+        assert ids == (["pod"] if step == "sandbox.ready" else [])
+        assert ("made" in said) == step.startswith("sandbox.drop")
+        from insula.engine.contract import SandboxConfig
+
+        await engine.make_sandbox(SandboxConfig(id="pod"))
+
+
+async def test_what_runs_goes_on_and_what_ended_is_known(place: Home) -> None:
+    with child("many", place) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "running"
+        process.send_signal(signal.SIGKILL)
+    killed_at = clock.now()
+    time.sleep(1.5)  # three of them end while nobody looks
+    async with opened(place) as engine:
+        assert {each.config.name for each in await engine.list()} == {
+            "plain", "ends", "again", "net", "podded", "paused", "never",
+        }  # fmt: skip
+        ended = (await engine.get("ends")).state
+        assert (ended.name, ended.exit_code) == ("exited", 9)
+        assert abs((clock.parse_rfc3339(ended.finished_at) - killed_at).total_seconds()) < 1.4
+        for name in ("plain", "net", "podded"):
+            assert (await engine.get(name)).state.name == "running"
+        assert (await engine.get("paused")).state.name == "paused"
+        assert (await engine.get("never")).state.name == "created"
+        again = await until(engine, "again", "running")
+        assert again.state.restart_count == 1
+        net = await engine.get("net")
+        assert net.endpoints[0].address
+        assert net.published[0].host_port > 0
+        await engine.unpause("paused")
+        assert [line.data async for line in engine.logs("plain")] == [b"up\n"]
+        stopped = (await engine.stop("plain", timeout_s=5)).state
+        assert (stopped.name, stopped.exit_code) == ("exited", 6)
+
+
+async def test_a_crowd_is_taken_back_quickly(place: Home) -> None:
+    with child("crowd", place, "20") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "running"
+        process.send_signal(signal.SIGKILL)
+    engine = await NodeEngine.open(place.paths, place.settings)
+    try:
+        began = time.monotonic()
+        await engine.recover()
+        took = time.monotonic() - began
+        assert len([each for each in await engine.list() if each.state.name == "running"]) == 20
+        assert took < 2
+    finally:
+        await engine.destroy()
