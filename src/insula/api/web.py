@@ -80,6 +80,23 @@ async def streaming(
         raise
 
 
+async def send_chunks(
+    request: web.BaseRequest,
+    chunks: AsyncIterator[bytes],
+    *,
+    content_type: str,
+    headers: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """Send an asynchronous generator's bytes. What it raises before the first of them becomes an ordinary error answer."""
+    async with contextlib.aclosing(chunks) as source:  # type: ignore[type-var]  # every source is a generator
+        first = await anext(source, b"")
+        async with streaming(request, content_type=content_type, headers=headers) as response:
+            await response.write(first)
+            async for chunk in source:
+                await response.write(chunk)
+    return response
+
+
 class TakenOver(web.StreamResponse):
     """What a handler returns after it took the connection over: nothing is left to be sent."""
 
@@ -205,7 +222,7 @@ def take_over(request: web.BaseRequest, head: bytes) -> RawConnection:
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has left")
     connection = RawConnection(transport, request.protocol)
-    request.protocol.set_parser(connection)  # hands over what came behind the request
+    request.protocol.set_parser(connection)  # type: ignore[arg-type]  # hands over what came behind the request
     transport.set_protocol(connection)
     transport.resume_reading()
     transport.write(head)

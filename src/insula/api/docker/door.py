@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from insula.engine.contract import Engine
 from insula.errors import Invalid
+from insula.host import cgroups
 
 # The names under which Docker's own runtimes are known all mean the operating-system level.
 _ALIASES = {"": "oci", "runc": "oci", "crun": "oci", "io.containerd.runc.v2": "oci", "insula": "oci"}
@@ -41,6 +42,8 @@ class Door:
     def __init__(self, engine: Engine, info: NodeInfo) -> None:
         self.engine = engine
         self.info = info
+        self.cgroup_version = cgroups.detect().version
+        self.cgroupns = "private" if self.cgroup_version == 2 else "host"  # dockerd's default of --cgroupns
         self._drivers: frozenset[str] | None = None
         self._execs: OrderedDict[str, ExecWords] = OrderedDict()
 

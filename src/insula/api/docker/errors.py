@@ -41,7 +41,9 @@ def sentence(fault: BaseException) -> str:
     if isinstance(fault, errors.InsulaError):
         return str(fault)
     if isinstance(fault, BaseExceptionGroup):
-        known = [sentence(each) for each in fault.exceptions if isinstance(each, errors.InsulaError | BaseExceptionGroup)]
+        known = [
+            sentence(each) for each in fault.exceptions if isinstance(each, errors.InsulaError | BaseExceptionGroup)
+        ]
         return "; ".join(known) or "an internal error occurred; it is in the log of the daemon"
     if isinstance(fault, OSError) and fault.strerror:
         return f"{fault.strerror}: {fault.filename}" if fault.filename else str(fault.strerror)
@@ -51,7 +53,9 @@ def sentence(fault: BaseException) -> str:
 def record(fault: BaseException, what: str) -> None:
     """Log what was not foreseen."""
     if isinstance(fault, errors.HostFault):
-        log.warning("host fault in a request", extra={"request": what, "command": fault.command, "stderr": fault.stderr})
+        log.warning(
+            "host fault in a request", extra={"request": what, "command": fault.command, "stderr": fault.stderr}
+        )
     elif not isinstance(fault, errors.InsulaError):
         log.error("unforeseen error in a request", extra={"request": what}, exc_info=fault)
 

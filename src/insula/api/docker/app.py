@@ -1,0 +1,193 @@
+"""The Docker door: every route, answered for unmodified Docker clients on a Unix socket.
+
+A request goes: version from the path → route → handler → headers; any fault goes through `errors` on its way out. Where a
+route is found is in `route`, what it does in the file of its noun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from aiohttp import web
+
+from insula.api.docker import (
+    archives,
+    containers,
+    containers_list,
+    containers_streams,
+    errors,
+    events,
+    exec,
+    images,
+    images_transfer,
+    networks,
+    refused,
+    stats,
+    system,
+    volumes,
+)
+from insula.api.docker.door import Door, NodeInfo
+from insula.api.docker.route import Call, Table
+from insula.api.docker.versions import NEWEST, dotted, split
+from insula.engine.contract import Engine
+from insula.errors import Unavailable
+from insula.tasks import in_thread
+
+NOUNS = (
+    system,
+    containers,
+    containers_list,
+    containers_streams,
+    archives,
+    stats,
+    exec,
+    images,
+    images_transfer,
+    networks,
+    volumes,
+    events,
+    refused,
+)
+_SOCKET_MODE = 0o660
+_SHUTDOWN_S = 2.0
+
+
+class Dispatcher:
+    """Takes every request of the application."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._table = Table(route for noun in NOUNS for route in noun.ROUTES)
+        self._streams: set[asyncio.Task[object]] = set()
+        self._others: set[asyncio.Task[web.StreamResponse]] = set()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Never raises but for cancellation, and never shows a stack trace."""
+        try:
+            return await self._answer(request)
+        except (Exception, BaseExceptionGroup) as fault:
+            errors.record(fault, f"{request.method} {request.path}")
+            return errors.response(fault)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        version, path = split(request.path)
+        route, params = self._table.find(request.method, path.rstrip("/") or "/")
+        call = Call(self._door, request, version, params, request.query)
+        if not route.stream:
+            return await self._finish(route.handler(call))
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            return await route.handler(call)
+        finally:
+            self._streams.discard(task)
+
+    async def _finish(self, work: object) -> web.StreamResponse:
+        """Carry it out even when the client goes away in the middle."""
+        task: asyncio.Task[web.StreamResponse] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_swallow)
+            raise
+
+    async def close(self, _: web.Application) -> None:
+        """End the streams, let the rest finish."""
+        for task in self._streams:
+            task.cancel()
+        waiting = {*self._streams, *self._others}
+        if waiting:
+            await asyncio.wait(waiting, timeout=_SHUTDOWN_S)
+
+
+def _swallow(task: asyncio.Task[web.StreamResponse]) -> None:
+    """Nobody is left to hear how it ended; unforeseen faults are logged all the same."""
+    if not task.cancelled() and (fault := task.exception()):
+        errors.record(fault, task.get_name())
+
+
+def make_app(engine: Engine, *, info: NodeInfo) -> web.Application:
+    """The application. Serve it with `serve_unix`, or in any aiohttp runner with `handler_cancellation=True`."""
+    server = f"Insula/{info.version} (linux)"
+
+    async def add_headers(_: web.BaseRequest, response: web.StreamResponse) -> None:
+        response.headers["Api-Version"] = dotted(NEWEST)
+        response.headers["Docker-Experimental"] = "false"
+        response.headers["Ostype"] = "linux"
+        response.headers["Server"] = server
+
+    dispatcher = Dispatcher(Door(engine, info))
+    app = web.Application(client_max_size=0)
+    app.router.add_route("*", "/{path:.*}", dispatcher.handle)
+    app.on_response_prepare.append(add_headers)
+    app.on_shutdown.append(dispatcher.close)
+    return app
+
+
+# --- serving ------------------------------------------------------------------------------------------------------
+
+
+def bind_unix(path: Path, group: str) -> socket.socket:
+    """A listening socket for root and one group only; where the group does not exist, for root alone. Replaces a stale socket.
+    Raises Unavailable for one that somebody answers on, or another thing at its place. Blocks for a moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        # Made in a folder that nobody else may enter and moved when it is ready: never open to others, not for a moment.
+        with tempfile.TemporaryDirectory(prefix=".socket-", dir=path.parent) as private:
+            made = Path(private) / "s"
+            listener.bind(str(made))
+            made.chmod(_SOCKET_MODE)
+            with contextlib.suppress(KeyError, PermissionError):
+                os.chown(made, -1, grp.getgrnam(group).gr_gid)
+            listener.listen(1024)
+            made.rename(path)
+    except OSError as fault:
+        listener.close()
+        raise Unavailable(f"cannot listen on {path}: {fault.strerror or fault}") from fault
+    return listener
+
+
+def _clear(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise Unavailable(f"{path} is there already and is no socket", hint="remove it or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as fault:
+            raise Unavailable(f"cannot tell whether {path} is in use: {fault.strerror}") from fault
+    raise Unavailable(f"{path} is in use by another daemon", hint="stop it or choose another path")
+
+
+@contextlib.asynccontextmanager
+async def serve_unix(app: web.Application, path: Path | str, group: str = "insula") -> AsyncIterator[None]:
+    """Serve until the block is left: `async with serve_unix(app, path): ...`. Raises Unavailable."""
+    listener = await in_thread(bind_unix, Path(path), group)
+    async with contextlib.AsyncExitStack() as undo:
+        undo.callback(Path(path).unlink, missing_ok=True)
+        undo.callback(listener.close)
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        undo.push_async_callback(runner.cleanup)
+        await runner.setup()
+        await web.SockSite(runner, listener, backlog=1024).start()
+        yield

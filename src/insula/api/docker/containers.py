@@ -1,0 +1,206 @@
+"""Containers: making them, and what moves them through their life."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Literal, cast
+
+import msgspec
+from aiohttp import web
+
+from insula.api.docker.containers_create import Surroundings, instance_config, neighbours
+from insula.api.docker.containers_limits import resources_of, restart_of
+from insula.api.docker.containers_mounts import volume_specs
+from insula.api.docker.door import Door
+from insula.api.docker.route import Call, Route
+from insula.api.docker.shape import shape
+from insula.api.docker.words import ContainerWords, UpdateWords
+from insula.api.web import encode, json_response, streaming
+from insula.engine.contract import Instance, State
+from insula.errors import InsulaError, Invalid, NotFound
+from insula.tasks import finish
+
+NO_CONTENT = 204
+NOT_MODIFIED = 304
+Condition = Literal["not-running", "next-exit", "removed"]
+_CONDITIONS = ("not-running", "next-exit", "removed")
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """`POST /containers/create`."""
+    raw = await call.body()
+    if not raw:
+        raise Invalid("config cannot be empty in order to create a container")
+    words = shape(raw, ContainerWords)
+    if not words.image:
+        raise Invalid("invalid JSON: Image: a container needs an image", field="Image")
+    platform = call.text("platform")
+    around = await _look_around(call.door, words, platform)
+    config = instance_config(call.text("name"), platform, words, raw, around)
+    engine = call.door.engine
+    for name, mount in volume_specs(words):
+        options = mount.volume_options
+        await engine.volumes.create(name, labels=options.labels, options=options.driver_config.options)
+    instance = await engine.create(config)
+    return json_response({"Id": instance.id, "Warnings": []}, 201)
+
+
+async def _look_around(door: Door, words: ContainerWords, platform: str) -> Surroundings:
+    host = words.host_config
+    driver = await door.driver_of(host.runtime)
+    instances = {name: await door.engine.get(name) for name in neighbours(words)}
+    ports: tuple[str, ...] = ()
+    if host.publish_all_ports or platform:
+        image = await door.engine.images.get(words.image)
+        ports = image.config.exposed_ports
+        system, _, machine = platform.partition("/")
+        if platform and (system != image.os or machine.partition("/")[0] not in ("", image.architecture)):
+            raise NotFound(
+                f"image with reference {words.image} was found but does not match the specified platform: "
+                f"wanted {platform}, actual: {image.os}/{image.architecture}: No such image: {words.image}",
+                kind="image",
+            )
+    return Surroundings(driver=driver, instances=instances, image_ports=ports)
+
+
+# --- life ---------------------------------------------------------------------------------------------------------
+
+
+async def start(call: Call) -> web.StreamResponse:
+    """`POST /containers/{id}/start`; 304 when it runs already."""
+    if call.text("checkpoint"):
+        raise Invalid("starting from a checkpoint is not supported", field="checkpoint")
+    engine, id = call.door.engine, call.params["id"]
+    if (await engine.get(id)).state.name == "running":
+        return web.Response(status=NOT_MODIFIED)
+    await engine.start(id)
+    return web.Response(status=NO_CONTENT)
+
+
+async def stop(call: Call) -> web.StreamResponse:
+    """`POST /containers/{id}/stop`; 304 when it does not run."""
+    engine, id = call.door.engine, call.params["id"]
+    if (await engine.get(id)).state.name in ("created", "exited", "dead"):
+        return web.Response(status=NOT_MODIFIED)
+    await engine.stop(id, timeout_s=_timeout_s(call), signal=call.text("signal"))
+    return web.Response(status=NO_CONTENT)
+
+
+async def restart(call: Call) -> web.StreamResponse:
+    """`POST /containers/{id}/restart`."""
+    await call.door.engine.restart(call.params["id"], timeout_s=_timeout_s(call))
+    return web.Response(status=NO_CONTENT)
+
+
+def _timeout_s(call: Call) -> float | None:
+    """A negative number waits for ever."""
+    seconds = call.number("t")
+    return None if seconds is None else float(seconds)
+
+
+async def kill(call: Call) -> web.StreamResponse:
+    """`POST /containers/{id}/kill`."""
+    await call.door.engine.kill(call.params["id"], call.text("signal") or "KILL")
+    return web.Response(status=NO_CONTENT)
+
+
+async def pause(call: Call) -> web.StreamResponse:
+    """`POST /containers/{id}/pause`."""
+    await call.door.engine.pause(call.params["id"])
+    return web.Response(status=NO_CONTENT)
+
+
+async def unpause(call: Call) -> web.StreamResponse:
+    """`POST /containers/{id}/unpause`."""
+    await call.door.engine.unpause(call.params["id"])
+    return web.Response(status=NO_CONTENT)
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    """`DELETE /containers/{id}`."""
+    if call.flag("link"):
+        raise Invalid("legacy links do not exist here, so none can be removed", field="link")
+    await call.door.engine.remove(call.params["id"], force=call.flag("force"), volumes=call.flag("v"))
+    return web.Response(status=NO_CONTENT)
+
+
+async def rename(call: Call) -> web.StreamResponse:
+    """`POST /containers/{id}/rename`."""
+    name = call.text("name")
+    if not name:
+        raise Invalid("Neither old nor new names may be empty", field="name")
+    await call.door.engine.rename(call.params["id"], name)
+    return web.Response(status=NO_CONTENT)
+
+
+async def update(call: Call) -> web.StreamResponse:
+    """`POST /containers/{id}/update`: what is named changes, the rest stays."""
+    words = await call.read(UpdateWords)
+    engine, id = call.door.engine, call.params["id"]
+    instance = await engine.get(id)
+    resources = resources_of(words)
+    if not words.memory_swap:
+        resources = msgspec.structs.replace(resources, memory_swap_bytes=None)
+        _check_swap(instance, words.memory)
+    policy = None
+    if words.restart_policy.name:
+        policy = restart_of(words.restart_policy, auto_remove=instance.config.auto_remove)
+    await engine.update(id, resources=resources, restart=policy)
+    return json_response({"Warnings": None})
+
+
+def _check_swap(instance: Instance, memory: int) -> None:
+    swap = instance.config.resources.memory_swap_bytes or 0
+    if 0 < swap < memory:
+        raise Invalid(
+            f"Cannot update container {instance.id}: "
+            "Memory limit should be smaller than already set memoryswap limit, "
+            "update the memoryswap at the same time",
+            field="Memory",
+        )
+
+
+# --- waiting ------------------------------------------------------------------------------------------------------
+
+
+async def wait(call: Call) -> web.StreamResponse:
+    """`POST /containers/{id}/wait`: the head goes out as soon as the wait has begun, for the client starts the container
+    only then."""
+    condition = call.text("condition") or "not-running"
+    if condition not in _CONDITIONS:
+        raise Invalid(f'invalid condition: "{condition}"', field="condition")
+    engine = call.door.engine
+    id = (await engine.get(call.params["id"])).id
+    async with AsyncExitStack() as undo:
+        waiting = asyncio.create_task(engine.wait(id, cast(Condition, condition)), name="docker/wait")
+        undo.push_async_callback(finish, waiting)
+        await asyncio.sleep(0)  # lets the wait begin
+        async with streaming(call.request, content_type="application/json") as response:
+            await response.write(encode(await _ending(waiting)) + b"\n")
+        return response
+
+
+async def _ending(waiting: asyncio.Task[State]) -> dict[str, object]:
+    try:
+        state = await waiting
+    except InsulaError as fault:
+        return {"StatusCode": -1, "Error": {"Message": fault.message}}
+    if state.error:
+        return {"StatusCode": state.exit_code, "Error": {"Message": state.error}}
+    return {"StatusCode": state.exit_code}
+
+
+ROUTES = (
+    Route("POST", "/containers/create", create),
+    Route("POST", "/containers/{id}/start", start),
+    Route("POST", "/containers/{id}/stop", stop),
+    Route("POST", "/containers/{id}/restart", restart),
+    Route("POST", "/containers/{id}/kill", kill),
+    Route("POST", "/containers/{id}/pause", pause),
+    Route("POST", "/containers/{id}/unpause", unpause),
+    Route("POST", "/containers/{id}/wait", wait, stream=True),
+    Route("POST", "/containers/{id}/rename", rename),
+    Route("POST", "/containers/{id}/update", update),
+    Route("DELETE", "/containers/{id}", remove),
+)

@@ -1,0 +1,205 @@
+"""From the body of `POST /containers/create` to an `InstanceConfig`. Pure: what it needs to know of others is given to it.
+
+Every field is honoured, refused with a sentence, or (fields of Windows) without meaning here as in dockerd on Linux. What was
+sent is kept in `InstanceConfig.extra["docker"]`, from where inspect gives it back.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from insula.api.docker.containers_limits import (
+    devices_of,
+    refuse,
+    resources_of,
+    restart_of,
+    security_of,
+    ulimits_of,
+)
+from insula.api.docker.containers_mounts import mounts_of, source_name
+from insula.api.docker.containers_network import attachments, network_mode, ports_of
+from insula.api.docker.words import ContainerWords, HostWords
+from insula.engine.contract import Instance
+from insula.errors import Invalid
+from insula.model.instance import InstanceConfig
+
+EXTRA = "docker"
+_LOG_OPTIONS = {
+    "json-file": frozenset({"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode",
+                            "max-buffer-size"}),
+    "local": frozenset({"max-size", "max-file", "compress", "mode", "max-buffer-size"}),
+    "none": frozenset(),
+}  # fmt: skip
+
+
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What must be looked up before a body can be understood: the driver behind its runtime, the instances that it names
+    (by the name it uses), the ports that its image exposes (for `--publish-all`)."""
+
+    driver: str = "oci"
+    instances: dict[str, Instance] = {}
+    image_ports: tuple[str, ...] = ()
+
+
+def neighbours(words: ContainerWords) -> set[str]:
+    """The other instances that a body names."""
+    host = words.host_config
+    modes = (host.network_mode, host.pid_mode, host.ipc_mode)
+    named = {mode.partition(":")[2] for mode in modes if mode.startswith("container:")}
+    return named | {source_name(text)[0] for text in host.volumes_from}
+
+
+def instance_config(
+    name: str, platform: str, words: ContainerWords, raw: Mapping[str, Any], around: Surroundings
+) -> InstanceConfig:
+    """Raises Invalid, Conflict and Unsupported, each naming the field."""
+    host = words.host_config
+    refuse_unsupported(words)
+    mode = network_mode(words, around.instances)
+    entrypoint, command = _list(words.entrypoint), _list(words.cmd)
+    return InstanceConfig(
+        name=name.removeprefix("/"),
+        driver=around.driver,
+        image=words.image,
+        platform=platform,
+        entrypoint=entrypoint,
+        command=command or None,
+        env=tuple(words.env),
+        working_dir=words.working_dir,
+        user=words.user,
+        groups=tuple(host.group_add),
+        hostname=words.hostname,
+        domainname=words.domainname,
+        tty=words.tty,
+        open_stdin=words.open_stdin,
+        stdin_once=words.stdin_once,
+        mounts=mounts_of(words, around.instances),
+        network_mode=mode,
+        networks=attachments(words, mode),
+        ports=ports_of(words, around.image_ports),
+        dns=_addresses(host.dns),
+        dns_search=tuple(host.dns_search),
+        dns_options=tuple(host.dns_options),
+        extra_hosts=_extra_hosts(host.extra_hosts),
+        pid_mode=_shared(host.pid_mode, around, "PidMode", ("", "host")),
+        ipc_mode=_shared(host.ipc_mode, around, "IpcMode", ("", "none", "private", "shareable", "host")),
+        uts_mode=_one_of(host.uts_mode, ("", "host"), "UTSMode"),
+        cgroup_parent=host.cgroup_parent,
+        shm_size_bytes=_shm(host.shm_size),
+        sysctls=host.sysctls,
+        ulimits=ulimits_of(host),
+        devices=devices_of(host),
+        init=bool(host.init),
+        oom_score_adj=_oom_score(host.oom_score_adj),
+        resources=resources_of(host),
+        security=security_of(host),
+        restart=restart_of(host.restart_policy, auto_remove=host.auto_remove),
+        auto_remove=host.auto_remove,
+        stop_signal=words.stop_signal,
+        stop_timeout_s=None if words.stop_timeout is None else float(words.stop_timeout),
+        labels=words.labels,
+        annotations=host.annotations,
+        log_driver=_log_driver(host),
+        log_options=host.log_config.config,
+        owner="docker",
+        extra={EXTRA: kept(raw)},
+    )
+
+
+def kept(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What was sent, in three parts, without nulls."""
+    parts = {"HostConfig": raw.get("HostConfig") or {}, "NetworkingConfig": raw.get("NetworkingConfig") or {}}
+    config = {key: value for key, value in raw.items() if key not in parts and value is not None}
+    return {"Config": config, **parts}
+
+
+def refuse_unsupported(words: ContainerWords) -> None:
+    """What no part of the engine does. Raises Unsupported and Invalid."""
+    host = words.host_config
+    if words.healthcheck and words.healthcheck.test and words.healthcheck.test[0] != "NONE":
+        raise refuse("Healthcheck", "health checks are not run by this engine; use --no-healthcheck")
+    if host.links:
+        raise refuse("Links", "legacy links do not exist here; put both containers on one user-made network")
+    if host.volume_driver not in ("", "local"):
+        raise refuse("VolumeDriver", f"there is no volume driver {host.volume_driver!r}, only 'local'")
+    if host.storage_opt:
+        raise refuse("StorageOpt", "the size of a root file system is not limited")
+    _one_of(host.userns_mode, ("", "host"), "UsernsMode")
+    _one_of(host.isolation, ("", "default"), "Isolation")
+    _one_of(host.cgroup, ("",), "Cgroup")
+    _one_of(host.cgroupns_mode, ("", "host", "private"), "CgroupnsMode")
+
+
+# --- single fields ----------------------------------------------------------------------------------------------
+
+
+def _list(value: list[str] | str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _one_of(value: str, allowed: Sequence[str], field: str) -> str:
+    if value not in allowed:
+        known = ", ".join(repr(each) for each in allowed if each) or "the default"
+        raise refuse(field, f"{value!r} is not known here, only {known}")
+    return value
+
+
+def _shared(mode: str, around: Surroundings, field: str, allowed: Sequence[str]) -> str:
+    kind, colon, name = mode.partition(":")
+    if kind == "container" and colon:
+        return f"instance:{around.instances[name].id}"
+    if mode not in allowed:
+        raise Invalid(f"invalid {field.removesuffix('Mode').upper()} mode: {mode}", field=f"HostConfig.{field}")
+    return mode
+
+
+def _addresses(texts: Sequence[str]) -> tuple[str, ...]:
+    for text in texts:
+        try:
+            ipaddress.ip_address(text)
+        except ValueError as fault:
+            raise Invalid(f"bad nameserver address: {text}", field="HostConfig.Dns") from fault
+    return tuple(texts)
+
+
+def _extra_hosts(texts: Sequence[str]) -> tuple[str, ...]:
+    for text in texts:
+        name, separator, address = text.partition(":")
+        if not (name and separator):
+            raise Invalid(f'bad format for add-host: "{text}"', field="HostConfig.ExtraHosts")
+        if address != "host-gateway":
+            try:
+                ipaddress.ip_address(address.strip("[]"))
+            except ValueError as fault:
+                raise Invalid(f'invalid IP address in add-host: "{address}"', field="HostConfig.ExtraHosts") from fault
+    return tuple(texts)
+
+
+def _shm(size: int) -> int:
+    if size < 0:
+        raise Invalid("SHM size can not be less than 0", field="HostConfig.ShmSize")
+    return size or 64 * 1024 * 1024
+
+
+def _oom_score(score: int) -> int:
+    if not -1000 <= score <= 1000:
+        raise Invalid(
+            f"Invalid value {score}, range for oom score adj is [-1000, 1000]", field="HostConfig.OomScoreAdj"
+        )
+    return score
+
+
+def _log_driver(host: HostWords) -> str:
+    name = host.log_config.type or "json-file"
+    if name not in _LOG_OPTIONS:
+        raise Invalid(f"logger: no log driver named '{name}' is registered", field="HostConfig.LogConfig.Type")
+    for option in host.log_config.config:
+        if option not in _LOG_OPTIONS[name]:
+            raise Invalid(f"unknown log opt '{option}' for {name} log driver", field="HostConfig.LogConfig.Config")
+    return name

@@ -1,0 +1,164 @@
+"""A container's networks and ports in Docker's words, as ours. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from insula.api.docker.containers_limits import conflict, refuse
+from insula.api.docker.words import ContainerWords, EndpointWords
+from insula.engine.contract import Instance
+from insula.errors import Invalid
+from insula.model.instance import NetworkAttachment, PortMapping, Protocol
+
+BRIDGE = "bridge"  # what Docker calls the engine's network `default`
+
+
+def engine_name(name: str) -> str:
+    """The engine's name of a network that a client names."""
+    return "default" if name in ("default", BRIDGE) else name
+
+
+def docker_name(name: str) -> str:
+    """And back."""
+    return BRIDGE if name == "default" else name
+
+
+def network_mode(words: ContainerWords, instances: Mapping[str, Instance]) -> str:
+    """The engine's word for it."""
+    mode = words.host_config.network_mode
+    if words.network_disabled and mode in ("", "default"):
+        return "none"
+    if mode in ("", "default", BRIDGE):
+        return "default"
+    kind, colon, name = mode.partition(":")
+    if kind == "container" and colon:
+        _refuse_own_network(words)
+        return f"instance:{instances[name].id}"
+    if colon:
+        raise Invalid(f"invalid network mode: {mode}", field="HostConfig.NetworkMode")
+    return mode
+
+
+def _refuse_own_network(words: ContainerWords) -> None:
+    host = words.host_config
+    given = (
+        (words.hostname, "hostname and the network mode"),
+        (host.dns, "dns and the network mode"),
+        (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
+        (host.port_bindings or host.publish_all_ports, "port publishing and the container type network mode"),
+        (words.exposed_ports, "port exposing and the container type network mode"),
+        (words.mac_address, "mac-address and the network mode"),
+    )
+    for value, message in given:
+        if value:
+            raise conflict("HostConfig.NetworkMode", message)
+
+
+def attachments(words: ContainerWords, mode: str) -> tuple[NetworkAttachment, ...]:
+    """What was said of each network; the primary one's MAC may stand in the old place too."""
+    if mode in ("none", "host") or mode.startswith("instance:"):
+        return ()
+    found: dict[str, NetworkAttachment] = {}
+    for name, endpoint in words.networking_config.endpoints_config.items():
+        network = engine_name(name)
+        found[network] = attachment(network, endpoint)
+    if words.mac_address and not (found.get(mode) and found[mode].mac):
+        first = found.get(mode) or NetworkAttachment(network=mode)
+        found[mode] = NetworkAttachment(
+            network=mode, aliases=first.aliases, address=first.address, mac=_mac(words.mac_address)
+        )
+    return tuple(found.values())
+
+
+def attachment(network: str, endpoint: EndpointWords) -> NetworkAttachment:
+    """One network's part. Raises Invalid and Unsupported."""
+    if endpoint.links:
+        raise refuse("Links", "legacy links do not exist here; put both containers on one user-made network")
+    if endpoint.ipam_config.ipv6_address or endpoint.ipam_config.link_local_ips:
+        raise refuse("IPAMConfig", "only IPv4 addresses are given to containers")
+    address = endpoint.ipam_config.ipv4_address
+    if address:
+        try:
+            ipaddress.IPv4Address(address)
+        except ValueError as fault:
+            raise Invalid(f"invalid IPv4 address: {address}", field="IPAMConfig.IPv4Address") from fault
+        if network == "default":
+            raise Invalid("user specified IP address is supported on user defined networks only")
+    return NetworkAttachment(
+        network=network,
+        aliases=() if network == "default" else tuple(endpoint.aliases),
+        address=address,
+        mac=_mac(endpoint.mac_address),
+    )
+
+
+def _mac(text: str) -> str:
+    clean = text.lower().replace("-", ":")
+    parts = clean.split(":")
+    if text and not (
+        len(parts) == 6 and all(len(part) == 2 and set(part) <= set("0123456789abcdef") for part in parts)
+    ):
+        raise Invalid(f"invalid MAC address: {text}", field="MacAddress")
+    return clean
+
+
+def ports_of(words: ContainerWords, image_ports: Sequence[str]) -> tuple[PortMapping, ...]:
+    """What is published: the bindings, and with `PublishAllPorts` every exposed port that has none."""
+    host = words.host_config
+    found = [
+        mapping
+        for port, bindings in host.port_bindings.items()
+        for mapping in _published(port, [(each.host_ip, each.host_port) for each in bindings])
+    ]
+    for port in words.exposed_ports:
+        parse_port(port)
+    if host.publish_all_ports:
+        bound = {(each.container_port, each.protocol) for each in found}
+        exposed = dict.fromkeys(parse_port(port) for port in (*words.exposed_ports, *image_ports))
+        found += [
+            PortMapping(container_port=port, protocol=kind) for port, kind in exposed if (port, kind) not in bound
+        ]
+    return tuple(found)
+
+
+def _published(port: str, bindings: Sequence[tuple[str, str]]) -> list[PortMapping]:
+    number, protocol = parse_port(port)
+    return [
+        PortMapping(container_port=number, protocol=protocol, host_ip=_host_ip(ip), host_port=_host_port(text))
+        for ip, text in bindings
+    ]
+
+
+def parse_port(text: str) -> tuple[int, Protocol]:
+    """`80/tcp`, `80`. Raises Invalid."""
+    number, _, protocol = text.partition("/")
+    protocol = (protocol or "tcp").lower()
+    if not (number.isascii() and number.isdecimal() and 0 < int(number) < 65536):
+        raise Invalid(f"invalid port specification: {text!r}", field="ExposedPorts")
+    if protocol not in ("tcp", "udp", "sctp"):
+        raise Invalid(
+            f"invalid protocol in the port specification {text!r}: use tcp, udp or sctp", field="ExposedPorts"
+        )
+    return int(number), cast(Protocol, protocol)
+
+
+def _host_port(text: str) -> int:
+    first, dash, last = text.partition("-")
+    if not text:
+        return 0
+    if not (first.isascii() and first.isdecimal() and int(first) < 65536) or (dash and last != first):
+        raise Invalid(
+            f"invalid port specification: {text!r} must be one port of this host", field="PortBindings.HostPort"
+        )
+    return int(first)
+
+
+def _host_ip(text: str) -> str:
+    if not text:
+        return ""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as fault:
+        raise Invalid(f"invalid IP address: {text}", field="PortBindings.HostIp") from fault

@@ -1,0 +1,154 @@
+"""Exec: more processes beside a container's first one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from insula.api.docker.containers_streams import size_of
+from insula.api.docker.door import ExecWords
+from insula.api.docker.route import Call, Route
+from insula.api.docker.streams import Session, content_type, frame, hijack, join, parse_detach_keys
+from insula.api.docker.words import ExecCreateWords, ExecStartWords
+from insula.api.web import TakenOver, json_response
+from insula.drivers.driver import Channel
+from insula.engine.contract import Exec
+from insula.errors import Conflict, HostFault, Invalid
+from insula.model.instance import Process
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """`POST /containers/{id}/exec`."""
+    words = await call.read(ExecCreateWords)
+    command = (words.cmd,) if isinstance(words.cmd, str) else tuple(words.cmd)
+    if not command:
+        raise Invalid("No exec command specified", field="Cmd")
+    parse_detach_keys(words.detach_keys)
+    height, width = _size(words.console_size)
+    process = Process(
+        args=command,
+        env=tuple(words.env),
+        cwd=words.working_dir,
+        tty=words.tty,
+        open_stdin=words.attach_stdin,
+        privileged=words.privileged,
+        width=width,
+        height=height,
+    )
+    made = await call.door.engine.exec_create(call.params["id"], process, user=words.user)
+    call.door.remember_exec(
+        made.id,
+        ExecWords(
+            stdin=words.attach_stdin,
+            stdout=words.attach_stdout,
+            stderr=words.attach_stderr,
+            user=words.user,
+            detach_keys=words.detach_keys,
+        ),
+    )
+    return json_response({"Id": made.id}, 201)
+
+
+def _size(size: list[int]) -> tuple[int, int]:
+    """Height and width, in the order of the wire."""
+    if not size:
+        return 0, 0
+    if len(size) != 2 or not all(0 <= each < 65536 for each in size):
+        raise Invalid("invalid JSON: ConsoleSize: expected two small numbers, height and width", field="ConsoleSize")
+    return size[0], size[1]
+
+
+async def start(call: Call) -> web.StreamResponse:
+    """`POST /exec/{id}/start`: takes the connection over, unless detached."""
+    words = await call.read(ExecStartWords)
+    engine = call.door.engine
+    made = await engine.exec_get(call.params["id"])
+    if made.running or made.exit_code is not None:
+        raise Conflict(f"Error: Exec command {made.id} has already run")
+    said = call.door.exec_words(made.id)
+    tty = made.process.tty
+    if words.detach:
+        streams = await engine.exec_start(made.id)
+        await streams.close()
+        return web.Response(status=200)
+    kind = content_type(tty=tty, version=call.version)
+    session = Session(
+        tty=tty,
+        stdin=said.stdin,
+        stdout=said.stdout,
+        stderr=said.stderr,
+        close_stdin=True,
+        framed=not tty,
+        detach_keys=parse_detach_keys(said.detach_keys),
+    )
+    try:
+        streams = await engine.exec_start(made.id)
+    except HostFault as fault:
+        # dockerd has taken the connection over by now, so its clients look for the sentence in the stream.
+        return await _say(call, kind, fault.message, framed=not tty)
+    try:
+        client = hijack(call.request, kind)
+    except BaseException:
+        await streams.close()
+        raise
+    try:
+        await join(client, streams, session)
+    finally:
+        client.close()
+    return TakenOver()
+
+
+async def _say(call: Call, kind: str, message: str, *, framed: bool) -> web.StreamResponse:
+    client = hijack(call.request, kind)
+    try:
+        text = f"{message}\r\n".encode()
+        await client.write(frame(Channel.STDOUT, text) if framed else text)
+    finally:
+        client.close()
+    return TakenOver()
+
+
+async def resize(call: Call) -> web.StreamResponse:
+    """`POST /exec/{id}/resize`."""
+    width, height = size_of(call)
+    await call.door.engine.exec_resize(call.params["id"], width, height)
+    return web.Response(status=200)
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    """`GET /exec/{id}/json`."""
+    made = await call.door.engine.exec_get(call.params["id"])
+    return json_response(exec_words(made, call.door.exec_words(made.id)))
+
+
+def exec_words(made: Exec, said: ExecWords) -> dict[str, Any]:
+    """As dockerd shows an exec."""
+    program, *arguments = made.process.args
+    return {
+        "ID": made.id,
+        "Running": made.running,
+        "ExitCode": made.exit_code,
+        "ProcessConfig": {
+            "tty": made.process.tty,
+            "entrypoint": program,
+            "arguments": arguments,
+            "privileged": made.process.privileged,
+            "user": said.user,
+        },
+        "OpenStdin": said.stdin,
+        "OpenStderr": said.stderr,
+        "OpenStdout": said.stdout,
+        "CanRemove": made.exit_code is not None,
+        "ContainerID": made.instance,
+        "DetachKeys": said.detach_keys,
+        "Pid": made.pid,
+    }
+
+
+ROUTES = (
+    Route("POST", "/containers/{id}/exec", create),
+    Route("POST", "/exec/{id}/start", start, stream=True),
+    Route("POST", "/exec/{id}/resize", resize),
+    Route("GET", "/exec/{id}/json", inspect),
+)

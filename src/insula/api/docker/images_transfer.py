@@ -1,0 +1,255 @@
+"""Images on the move: pull, push, load, save, import. Each tells its progress as a stream of JSON lines."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from insula.api.docker import errors
+from insula.api.docker.events import tell
+from insula.api.docker.images_words import error_words, name_of, progress_words
+from insula.api.docker.route import Call, Route
+from insula.api.web import body_chunks, encode, json_response, send_chunks, streaming
+from insula.errors import Invalid, Unavailable
+from insula.images.contract import Auth, Image, Progress
+from insula.tasks import finish
+
+_EVERY_S = 0.1  # progress of one layer is told this often at most
+_FETCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+TAR = "application/x-tar"
+
+
+class _AuthWords(msgspec.Struct, frozen=True, kw_only=True):
+    """What X-Registry-Auth carries."""
+
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    identitytoken: str = ""
+    registrytoken: str = ""
+
+
+def auth_of(header: str) -> Auth | None:
+    """Credentials from base64url JSON. Raises Invalid."""
+    if not header:
+        return None
+    try:
+        words = msgspec.json.decode(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)), type=_AuthWords)
+    except (msgspec.DecodeError, ValueError, binascii.Error) as fault:
+        raise Invalid("invalid X-Registry-Auth header: it must be JSON in base64url") from fault
+    if not (words.username or words.identitytoken or words.registrytoken):
+        return None
+    return Auth(
+        username=words.username,
+        password=words.password,
+        identity_token=words.identitytoken,
+        registry_token=words.registrytoken,
+    )
+
+
+# --- progress -----------------------------------------------------------------------------------------------------
+
+
+class _Steps:
+    """Progress waiting to be sent: of one layer in one state only the newest is kept."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, str], Progress] = {}
+        self._arrived = asyncio.Event()
+
+    def report(self, step: Progress) -> None:
+        """Called by the work."""
+        self._waiting[step.id, step.status] = step
+        self._arrived.set()
+
+    def take(self) -> bytes:
+        """What is to be sent now."""
+        steps, self._waiting = self._waiting, {}
+        self._arrived.clear()
+        return b"".join(encode(progress_words(step)) + b"\r\n" for step in steps.values())
+
+    async def arrived(self) -> None:
+        """Until there is something."""
+        await self._arrived.wait()
+
+
+async def told(call: Call, work: Coroutine[Any, Any, Sequence[dict[str, Any]]], steps: _Steps) -> web.StreamResponse:
+    """Run `work` while its progress goes out; what it returns are the last lines. A fault before the first line is an ordinary
+    error answer, a later one the last line. The work ends when the client leaves."""
+    running = asyncio.create_task(work, name="docker/transfer")
+    news: asyncio.Task[None] | None = None
+    try:
+        news = asyncio.create_task(steps.arrived())
+        await asyncio.wait((running, news), return_when=asyncio.FIRST_COMPLETED)
+        if running.done() and running.exception() is not None and not news.done():
+            await running
+        async with streaming(call.request, content_type="application/json") as response:
+            while not running.done():
+                await response.write(steps.take())
+                await asyncio.wait((running,), timeout=_EVERY_S)
+                news = news if not news.done() else asyncio.create_task(steps.arrived())
+                await asyncio.wait((running, news), return_when=asyncio.FIRST_COMPLETED)
+            await response.write(steps.take())
+            await response.write(b"".join(encode(line) + b"\r\n" for line in _last_lines(call, running)))
+        return response
+    finally:
+        if news is not None:
+            await finish(news)
+        if not running.done():
+            await finish(running)
+
+
+def _last_lines(call: Call, running: asyncio.Task[Sequence[dict[str, Any]]]) -> Sequence[dict[str, Any]]:
+    fault = running.exception()
+    if fault is None:
+        return running.result()
+    errors.record(fault, f"{call.request.method} {call.request.path}")
+    return [error_words(errors.sentence(fault))]
+
+
+# --- in -----------------------------------------------------------------------------------------------------------
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """`POST /images/create`: pull with `fromImage`, import with `fromSrc`."""
+    if call.text("fromImage"):
+        return await _pull(call)
+    if call.text("fromSrc"):
+        return await _import(call)
+    raise Invalid("either fromImage or fromSrc must be given", field="fromImage")
+
+
+async def _pull(call: Call) -> web.StreamResponse:
+    reference = name_of(call.text("fromImage"), call.text("tag"))
+    auth = auth_of(call.request.headers.get("X-Registry-Auth", ""))
+    steps = _Steps()
+
+    async def work() -> list[dict[str, Any]]:
+        images = call.door.engine.images
+        await images.pull(reference, auth=auth, platform=call.text("platform"), report=steps.report)
+        tell(call.door, "image", "pull", reference, name=call.text("fromImage"))
+        return []
+
+    return await told(call, work(), steps)
+
+
+async def _import(call: Call) -> web.StreamResponse:
+    source = call.text("fromSrc")
+    changes = [line for text in call.request.query.getall("changes", []) for line in text.split("\n") if line.strip()]
+    name = name_of(call.text("repo"), call.text("tag"))
+    if source != "-" and not source.startswith(("http://", "https://")):
+        source = f"http://{source}"
+    message = call.text("message") or f"Imported from {source}"
+    steps = _Steps()
+
+    async def work() -> list[dict[str, Any]]:
+        async with contextlib.aclosing(_source(call, source, steps)) as archive:
+            images = call.door.engine.images
+            image = await images.import_rootfs(archive, name=name, changes=changes, message=message)
+        tell(call.door, "image", "import", image.id, name=image.id)
+        return [{"status": image.id}]
+
+    return await told(call, work(), steps)
+
+
+async def _source(call: Call, source: str, steps: _Steps) -> AsyncGenerator[bytes, None]:
+    """The body, or what a URL answers. Raises Unavailable."""
+    if source == "-":
+        async for chunk in body_chunks(call.request):
+            yield chunk
+        return
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_FETCH_TIMEOUT, auto_decompress=False) as session,
+            session.get(source) as answer,
+        ):
+            if answer.status != 200:
+                raise Unavailable(f"Get {source!r}: the server answered {answer.status} {answer.reason}")
+            done, total = 0, answer.content_length or 0
+            async for chunk in answer.content.iter_any():
+                done += len(chunk)
+                steps.report(Progress(status="Importing", current=done, total=total))
+                yield chunk
+    except (aiohttp.ClientError, TimeoutError, ValueError) as fault:
+        raise Unavailable(f"Get {source!r}: {fault or 'timed out'}") from fault
+
+
+async def load(call: Call) -> web.StreamResponse:
+    """`POST /images/load`."""
+    steps, quiet = _Steps(), call.flag("quiet")
+
+    async def work() -> list[dict[str, Any]]:
+        images = await call.door.engine.images.load(body_chunks(call.request), report=None if quiet else steps.report)
+        for image in images:
+            tell(call.door, "image", "load", image.id, name=image.id)
+        return [{"stream": f"{line}\n"} for image in images for line in loaded_lines(image)]
+
+    return await told(call, work(), steps)
+
+
+def loaded_lines(image: Image) -> list[str]:
+    """What dockerd says of a loaded image."""
+    return [f"Loaded image: {name}" for name in image.names] or [f"Loaded image ID: {image.id}"]
+
+
+# --- out ----------------------------------------------------------------------------------------------------------
+
+
+async def save(call: Call) -> web.StreamResponse:
+    """`GET /images/get`, `GET /images/{name}/get`."""
+    if "name" in call.params:
+        names = [call.params["name"]]
+    else:
+        # Several ways of listing: repeated, and (older clients) in one value.
+        names = [name for value in call.request.query.getall("names", []) for name in value.split(",") if name]
+    if not names:
+        raise Invalid("no image was named", field="names")
+    return await send_chunks(call.request, call.door.engine.images.save(names), content_type=TAR)
+
+
+async def push(call: Call) -> web.StreamResponse:
+    """`POST /images/{name}/push`."""
+    name = call.params["name"]
+    tags = [call.text("tag")] if call.text("tag") else []
+    auth = auth_of(call.request.headers.get("X-Registry-Auth", ""))
+    steps, images = _Steps(), call.door.engine.images
+    if not tags:
+        tags = [
+            full.rpartition(":")[2]
+            for image in await images.list()
+            for full in image.names
+            if full.rpartition(":")[0] == name
+        ]
+
+    async def work() -> list[dict[str, Any]]:
+        lines = []
+        for tag in tags or ["latest"]:
+            digest = await images.push(name_of(name, tag), auth=auth, report=steps.report)
+            tell(call.door, "image", "push", name_of(name, tag), name=name)
+            lines.append({"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": 0}})
+        return lines
+
+    return await told(call, work(), steps)
+
+
+async def build_cache(_: Call) -> web.StreamResponse:
+    """`POST /build/prune`: nothing is ever cached, since nothing is built."""
+    return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
+ROUTES = (
+    Route("POST", "/images/create", create, stream=True),
+    Route("POST", "/images/load", load, stream=True),
+    Route("GET", "/images/get", save, stream=True),
+    Route("GET", "/images/{name*}/get", save, stream=True),
+    Route("POST", "/images/{name*}/push", push, stream=True),
+    Route("POST", "/build/prune", build_cache),
+)
