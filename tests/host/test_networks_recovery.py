@@ -41,7 +41,7 @@ def elements(world: World) -> list[object]:
             told = tables.list("map inet itest publish_any")
         finally:
             tables.close()
-    return [entry["map"].get("elem", []) for entry in told if "map" in entry][0]
+    return next(entry["map"].get("elem", []) for entry in told if "map" in entry)
 
 
 async def victim(world: World, step: int) -> list[str]:

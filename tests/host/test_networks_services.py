@@ -202,7 +202,8 @@ async def test_a_machine_gets_its_address(nets: NodeNetworks, world: World, tmp_
     guest = await machine(nets, world, tap)
     script = tmp_path / "lease.sh"
     script.write_text(
-        '#!/bin/sh\nif [ "$1" = bound ]; then env; ip addr add $ip/$mask dev $interface; ip route add default via $router; fi\n'
+        '#!/bin/sh\n[ "$1" = bound ] || exit 0\nenv\n'
+        "ip addr add $ip/$mask dev $interface\nip route add default via $router\n"
     )
     script.chmod(0o755)
     code, told = await run_in(guest, *UDHCPC, str(script))

@@ -19,7 +19,8 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Self
 
 from msgspec import Struct
 
@@ -251,11 +252,13 @@ def _refusal(request: Request, body: bytes) -> HostFault | None:
     return HostFault(f"The kernel refused a network change: {sentence}.", command=request.command, code=code)
 
 
-class Rtnl:
-    """A blocking rtnetlink socket of the namespace it is opened in. One thread at a time."""
+class Netlink:
+    """A blocking netlink socket of the namespace it is opened in. One thread at a time."""
+
+    protocol = 0  # NETLINK_ROUTE
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self.protocol)
         self._socket.setsockopt(270, 10, 1)  # SOL_NETLINK, NETLINK_CAP_ACK: acknowledgements do not echo the request
         self._socket.setsockopt(270, 11, 1)  # NETLINK_EXT_ACK: errors carry a sentence
         self._socket.settimeout(_DEADLINE_S)
@@ -266,7 +269,7 @@ class Rtnl:
         """Let go of the socket."""
         self._socket.close()
 
-    def __enter__(self) -> Rtnl:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -321,6 +324,10 @@ class Rtnl:
                 if kind != _OVERRUN:
                     bodies.append(body)
 
+
+class Rtnl(Netlink):
+    """rtnetlink: links, addresses, routes."""
+
     def links(self) -> list[Link]:
         """All interfaces of the namespace."""
         return [parse_link(b) for b in self._ask(Request(_GETLINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0), "ip link"))]
@@ -351,6 +358,33 @@ class Rtnl:
             told = attributes(body[_ADDRESS.size :])
             found.append((index, f"{ipaddress.IPv4Address(told.get(2) or told[1])}/{prefix}"))
         return found
+
+
+class Conntrack(Netlink):
+    """The connections that the kernel tracks, as far as published UDP ports need it. nfnetlink_conntrack.h."""
+
+    protocol = 12  # NETLINK_NETFILTER
+
+    def forget_udp(self, ports: Collection[int]) -> int:
+        """Make the kernel decide anew about UDP flows that were first sent to one of these ports. A flow keeps the
+        translation that it began with, also none, for as long as it goes on; so a port that opens, closes or moves to
+        another end point would stay as it was for those who keep sending. Returns how many there were."""
+        family = struct.pack("=BBH", socket.AF_INET, 0, 0)
+        flows = self._ask(Request(0x101, _DUMP, family, "conntrack -L -p udp"))
+        doomed = [
+            Request(0x102, ACCEPT, family + attribute(1 | _NESTED, flow), "conntrack -D -p udp")
+            for body in flows
+            if (flow := attributes(body[4:]).get(1)) and _udp_port(flow) in ports
+        ]
+        for at in range(0, len(doomed), 64):
+            self.run(*doomed[at : at + 64], ignore=(errno.ENOENT,))
+        return len(doomed)
+
+
+def _udp_port(flow: bytes) -> int:
+    """The port that a tuple of UDP goes to, 0 for other protocols."""
+    told = attributes(attributes(flow).get(2, b""))
+    return int.from_bytes(told.get(3, b""), "big") if told.get(1) == b"\x11" else 0
 
 
 def add_tap(name: str) -> None:

@@ -22,7 +22,7 @@ from insula.host import netlink, netns
 from insula.host.netlink import Link, Route, Rtnl
 from insula.host.nft import Nft
 from insula.networks import firewall
-from insula.networks.contract import Endpoint, Network
+from insula.networks.contract import Endpoint, Network, Published
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -232,6 +232,14 @@ class Kernel:
             self.rtnl.run(netlink.delete_link(name))
 
     # --- firewall
+
+    def forget_flows(self, ports: Iterable[Published]) -> None:
+        """Let running UDP flows to published ports see that the ports changed. A kernel without the conntrack interface does
+        without: such a flow then changes when it has been silent for 30 s."""
+        numbers = {port.host_port for port in ports if port.protocol == "udp"}
+        if numbers:
+            with contextlib.suppress(OSError, HostFault), netlink.Conntrack() as conntrack:
+                conntrack.forget_udp(numbers)
 
     def apply(self, commands: str) -> None:
         """One nftables transaction."""

@@ -394,6 +394,7 @@ class NodeNetworks:
         opened, new = self._ports.take(owner, address, ports, who)
         try:
             self._segments.apply_or_replace(firewall.add_ports(self._kernel.table, opened))
+            self._kernel.forget_flows(new)
         except BaseException:
             self._ports.release(new)
             raise
@@ -409,6 +410,7 @@ class NodeNetworks:
         self._ports.release(ports)
         if ports:
             self._segments.apply_or_replace(firewall.delete_ports(self._kernel.table, ports))
+            self._kernel.forget_flows(ports)
 
     async def published(self, owner: str) -> Sequence[Published]:
         """The open ports of an owner."""
