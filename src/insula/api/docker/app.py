@@ -13,7 +13,6 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from aiohttp import web
@@ -179,9 +178,20 @@ def _clear(path: Path) -> None:
     raise Unavailable(f"{path} is in use by another daemon", hint="stop it or choose another path")
 
 
-@contextlib.asynccontextmanager
-async def serve_unix(app: web.Application, path: Path | str, group: str = "insula") -> AsyncIterator[None]:
-    """Serve until the block is left: `async with serve_unix(app, path): ...`. Raises Unavailable."""
+class Served:
+    """A door that is open. Whoever opened it closes it."""
+
+    def __init__(self, path: Path, undo: contextlib.AsyncExitStack) -> None:
+        self.path = path
+        self._undo = undo
+
+    async def close(self) -> None:
+        """Take no more requests, end the streams, remove the socket. Repeatable."""
+        await self._undo.aclose()
+
+
+async def serve_unix(app: web.Application, path: Path | str, group: str = "insula") -> Served:
+    """Open the door at `path`. Raises Unavailable when somebody else answers there."""
     listener = await in_thread(bind_unix, Path(path), group)
     async with contextlib.AsyncExitStack() as undo:
         undo.callback(Path(path).unlink, missing_ok=True)
@@ -190,4 +200,5 @@ async def serve_unix(app: web.Application, path: Path | str, group: str = "insul
         undo.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.SockSite(runner, listener, backlog=1024).start()
-        yield
+        return Served(Path(path), undo.pop_all())
+    raise AssertionError("unreachable")

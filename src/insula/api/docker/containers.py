@@ -154,7 +154,7 @@ def _check_swap(instance: Instance, memory: int) -> None:
     swap = instance.config.resources.memory_swap_bytes or 0
     if 0 < swap < memory:
         raise Invalid(
-            f"Cannot update container {instance.id}: "
+            f"Cannot update container {instance.id}: "  # noqa: S608 - a sentence, no SQL
             "Memory limit should be smaller than already set memoryswap limit, "
             "update the memoryswap at the same time",
             field="Memory",
