@@ -15,6 +15,7 @@ from insula import clock
 from insula.engine.contract import PathStat
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
+from insula.engine.resolve import clean_path
 from insula.engine.roots import Place, mounted, place_of
 from insula.engine.tarring import write_tar
 from insula.errors import Forbidden, Invalid, NotFound
@@ -62,9 +63,9 @@ def _parent_of(place: Place) -> Iterator[tuple[int, str]]:
 
 
 def _in_root(place: Place, path: str, resident: Resident, work: Callable[[int, str], T]) -> T:
-    """Raises NotFound with the Docker Engine's sentence."""
+    """Work on what the path names. Raises NotFound with the Docker Engine's sentence."""
     try:
-        with _parent_of(place) as (parent, name):
+        with _parent_of(_real(place) if _followed(path) else place) as (parent, name):
             return work(parent, name)
     except (FileNotFoundError, NotADirectoryError) as fault:
         raise NotFound(
@@ -78,12 +79,10 @@ def _followed(path: str) -> bool:
 
 
 def _real(place: Place) -> Place:
-    """The place behind a link, found inside the root."""
+    """The folder behind a link, found inside the root. Raises FileNotFoundError, NotADirectoryError."""
     root = os.open(place.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         found = open_in(root, place.path, os.O_PATH | os.O_DIRECTORY)
-    except OSError:
-        return place
     finally:
         os.close(root)
     try:
@@ -108,19 +107,16 @@ async def stat_path(parts: Parts, resident: Resident, path: str) -> PathStat:
 
 
 def _stat(place: Place, path: str, resident: Resident) -> PathStat:
-    if _followed(path):
-        place = _real(place)
-
     def look(parent: int, name: str) -> PathStat:
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         target = os.readlink(name, dir_fd=parent) if stat.S_ISLNK(status.st_mode) else ""
-        folder = posixpath.dirname(posixpath.normpath("/" + path))
+        folder = posixpath.dirname(clean_path(path))
         return PathStat(
             name=posixpath.basename(path.rstrip("/")) or "/",
             size=status.st_size,
             mode=go_mode(status.st_mode),
             mtime=clock.rfc3339_nano(datetime.fromtimestamp(status.st_mtime, UTC)),
-            link_target=posixpath.normpath(posixpath.join(folder, target)) if target else "",
+            link_target=clean_path(posixpath.join(folder, target)) if target else "",
         )
 
     return _in_root(place, path, resident, look)
@@ -134,8 +130,7 @@ async def get_archive(parts: Parts, resident: Resident, path: str) -> AsyncItera
         name = posixpath.basename(path.rstrip("/").removesuffix("/.").rstrip("/")) or "/"
 
         def work(pipe: Pipe) -> None:
-            real = _real(place) if _followed(path) else place
-            _in_root(real, path, resident, lambda parent, entry: write_tar(pipe, parent, entry, name))
+            _in_root(place, path, resident, lambda parent, entry: write_tar(pipe, parent, entry, name))
 
         async for chunk in produce(work, "get archive"):
             yield chunk

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import secrets
 import shutil
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from insula.engine.names import check_name, new_id
 from insula.engine.parts import Parts
 from insula.engine.records import Entry
 from insula.engine.resident import Resident
+from insula.engine.resolve import clean_path
 from insula.engine.steps import Plan, Step, Undo, set_up
 from insula.errors import Invalid, NotFound
 from insula.host.rootfd import Root, split
@@ -86,14 +86,14 @@ async def _check_neighbours(parts: Parts, config: InstanceConfig) -> None:
 
 def wanted_mounts(config: InstanceConfig, image: Image | None) -> list[MountConfig]:
     """What was asked, plus an anonymous volume for each VOLUME of the image that nothing else covers."""
-    targets = {posixpath.normpath(mount.target) for mount in config.mounts}
+    targets = {clean_path(mount.target) for mount in config.mounts}
     declared = image.config.volumes if image and config.machine is None else ()
     extra = [
-        MountConfig(kind="volume", target=posixpath.normpath(target))
+        MountConfig(kind="volume", target=clean_path(target))
         for target in declared
-        if target.startswith("/") and posixpath.normpath(target) not in targets | {"/"}
+        if target.startswith("/") and clean_path(target) not in targets | {"/"}
     ]
-    asked = [msgspec.structs.replace(mount, target=posixpath.normpath(mount.target)) for mount in config.mounts]
+    asked = [msgspec.structs.replace(mount, target=clean_path(mount.target)) for mount in config.mounts]
     return asked + extra
 
 

@@ -136,7 +136,7 @@ def working_dir(path: str) -> str:
         raise Invalid(
             f"the working directory '{path}' is invalid, it needs to be an absolute path", field="working_dir"
         )
-    return posixpath.normpath(path)
+    return clean_path(path)
 
 
 def exec_process(process: Process, *, first: Process, home: str, user: User | None, env: Sequence[str] = ()) -> Process:
@@ -211,11 +211,16 @@ def _tmpfs_options(mount: ResolvedMount) -> tuple[str, ...]:
     return tuple(options)
 
 
+def clean_path(path: str) -> str:
+    """An absolute path without `.`, `..` and doubled slashes; normpath(3) alone would keep two at the begin."""
+    return "/" + posixpath.normpath("/" + path).lstrip("/")
+
+
 def check_target(target: str) -> str:
     """A mount's place inside, normalized. Raises Invalid."""
     if not target.startswith("/") or "\0" in target:
         raise Invalid(f"invalid mount path: '{target}' mount path must be absolute", field="mounts")
-    clean = posixpath.normpath(target).replace("//", "/")
+    clean = clean_path(target)
     if clean == "/":
         raise Invalid("invalid specification: destination can't be '/'", field="mounts")
     return clean

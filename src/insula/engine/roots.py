@@ -6,7 +6,6 @@ as somebody uses it, and its volumes are looked up by hand: a path below a mount
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from insula.engine.contract import ResolvedMount
 from insula.engine.parts import Parts
 from insula.engine.records import Stage
 from insula.engine.resident import Resident
+from insula.engine.resolve import clean_path
 from insula.errors import Conflict, Unsupported
 from insula.tasks import in_thread
 
@@ -49,7 +49,7 @@ async def mounted(parts: Parts, resident: Resident) -> AsyncIterator[str]:
 
 async def place_of(resident: Resident, merged: str, path: str) -> Place:
     """Where `path` of the instance is to be looked for."""
-    clean = posixpath.normpath("/" + path)
+    clean = clean_path(path)
     mount = covering(resident.entry.mounts, clean)
     readonly = _readonly(resident, mount)
     if resident.running and await in_thread(_is_root_of, resident.entry.pid, merged):
