@@ -6,6 +6,7 @@
     GET /portForward/NAMESPACE/POD                 SPDY in a WebSocket
     GET /machine/NAMESPACE/NAME/console|vnc        WebSocket, raw bytes
     GET /machine/NAMESPACE/NAME/portforward/PORT   likewise
+    PUT /machine/NAMESPACE/NAME/pause|unpause|…    power
 
 Who may do what was decided by the door. Faults are answered as Status objects, so that the door passes them on as they are.
 """
@@ -87,6 +88,7 @@ class Server:
                 web.route("*", "/attach/{namespace}/{pod}/{container}", self._attach),
                 web.get("/portForward/{namespace}/{pod}", self._port_forward),
                 web.get("/machine/{namespace}/{name}/{kind:console|vnc}", self._screen),
+                web.put("/machine/{namespace}/{name}/{verb:pause|unpause|reset|softreboot}", self._power),
                 web.get("/machine/{namespace}/{name}/portforward/{port}", self._machine_port),
                 web.get("/machine/{namespace}/{name}/portforward/{port}/{protocol}", self._machine_port),
             ]
@@ -222,6 +224,21 @@ class Server:
             except OSError as fault:
                 raise InsulaError(f"the {kind} of {name} does not answer: {fault.strerror or fault}") from fault
             return await _pipe(request, reader, writer)
+
+    async def _power(self, request: web.Request) -> web.StreamResponse:
+        namespace, name, verb = (request.match_info[part] for part in ("namespace", "name", "verb"))
+        instance = await lookup.machine(self._services, namespace, name)
+        engine = self._services.engine
+        match verb:
+            case "pause":
+                await engine.pause(instance.id)
+            case "unpause":
+                await engine.unpause(instance.id)
+            case "reset":
+                await engine.reset(instance.id)
+            case _:
+                raise Conflict("VMI neither have the agent connected nor the ACPI feature enabled")
+        return web.Response(status=202)
 
     async def _machine_port(self, request: web.Request) -> web.StreamResponse:
         namespace, name, port = (request.match_info[part] for part in ("namespace", "name", "port"))

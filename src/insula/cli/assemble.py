@@ -1,0 +1,178 @@
+"""One machine's Insula put together: node tower, cluster tower, bridge. The only place where all parts meet.
+
+Order: the engine takes back what runs before any door opens; then the Docker door, which needs nothing of the cluster; then
+store, verbs, Kubernetes door; then the loops. Leaving runs the same in reverse; workloads go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from msgspec import Struct
+
+from insula import __version__, controllers
+from insula.agent.agent import Agent
+from insula.agent.node import cpu_count, memory_bytes
+from insula.agent.podenv import PodFacts
+from insula.agent.services import Services
+from insula.api.docker.app import make_app as make_docker_app
+from insula.api.docker.app import serve_unix
+from insula.api.docker.door import NodeInfo
+from insula.api.kube.app import make_app as make_kube_app
+from insula.api.kube.app import serve_tls
+from insula.api.kube.authn import Authority
+from insula.api.kube.pki import Pki
+from insula.api.kubevirt.app import extension as kubevirt_extension
+from insula.cli.cluster import first_objects
+from insula.cli.identity import node_id
+from insula.cli.paths import Paths
+from insula.cli.settings import Settings, api_port, node_name
+from insula.client.local import LocalClient
+from insula.control.controller import Context, TypeInfo
+from insula.control.loop import Manager
+from insula.control.shared import SharedCaches
+from insula.engine.node import NodeEngine
+from insula.engine.settings import EnginePaths, EngineSettings
+from insula.errors import Unavailable
+from insula.kinds.registry import Registry
+from insula.model.resource import Ref
+from insula.scheduler.loop import Scheduler
+from insula.store.sqlite import SqliteStore
+from insula.tasks import Tasks, in_thread
+from insula.verbs import admission
+from insula.verbs.verbs import Verbs
+
+log = logging.getLogger(__name__)
+SKIPPED_GROUPS = ("events.k8s.io",)  # a second face of core/v1 events
+CUSTOM_KINDS = Ref("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+
+
+class Running(Struct, frozen=True):
+    """What a running Insula serves."""
+
+    api: str
+    docker: str
+    node: str
+
+
+@asynccontextmanager
+async def assembled(paths: Paths, settings: Settings) -> AsyncIterator[Running]:
+    """Everything in one process, for the length of the block. Raises Unavailable for an occupied port or socket."""
+    async with AsyncExitStack() as undo:
+        engine = await _engine(paths, settings, undo)
+        await _docker_door(paths, settings, engine, undo)
+        verbs, registry = await _store(paths, undo)
+        pki = await in_thread(Pki, paths.pki)
+        url = await _kube_door(paths, settings, verbs, registry, pki, undo)
+        await _loops(paths, settings, engine, verbs, pki, undo)
+        yield Running(api=url, docker=str(paths.docker_socket), node=node_name(settings))
+
+
+async def open_engine(paths: Paths, settings: Settings) -> NodeEngine:
+    """This Insula's engine; nothing is taken back yet."""
+    wanted = EngineSettings(prefix=paths.prefix, table=paths.table, cgroup=paths.cgroup, default_subnet=settings.subnet)
+    return await NodeEngine.open(EnginePaths(data=paths.data, runtime=paths.run), wanted)
+
+
+async def _engine(paths: Paths, settings: Settings, undo: AsyncExitStack) -> NodeEngine:
+    engine = await open_engine(paths, settings)
+    undo.push_async_callback(engine.close)
+    await engine.recover()
+    return engine
+
+
+async def _docker_door(paths: Paths, settings: Settings, engine: NodeEngine, undo: AsyncExitStack) -> None:
+    identity = await in_thread(node_id, paths.data)
+    info = NodeInfo(id=identity, name=node_name(settings), version=__version__, data_root=str(paths.data))
+    served = await serve_unix(make_docker_app(engine, info=info), paths.docker_socket, group=settings.socket_group)
+    undo.push_async_callback(served.close)
+
+
+async def _store(paths: Paths, undo: AsyncExitStack) -> tuple[Verbs, Registry]:
+    store = await SqliteStore.open(paths.state)
+    undo.push_async_callback(store.close)
+    registry = await in_thread(Registry.builtin)
+    return Verbs(store, registry, admission=admission.load()), registry
+
+
+async def _kube_door(
+    paths: Paths, settings: Settings, verbs: Verbs, registry: Registry, pki: Pki, undo: AsyncExitStack
+) -> str:
+    endpoint = f"unix:{paths.agent_socket}"
+    app = make_kube_app(
+        verbs,
+        registry,
+        Authority(pki),
+        agents=lambda node: endpoint if node == node_name(settings) else None,
+        version=__version__,
+        extensions={"/apis/subresources.kubevirt.io": kubevirt_extension(verbs, lambda _: endpoint)},
+    )
+    port = api_port(settings, paths.root)
+    try:
+        served = await serve_tls(app, settings.api_address, port, pki.server_context())
+    except OSError as fault:
+        raise Unavailable(
+            f"the Kubernetes API cannot listen on {settings.api_address}:{port}: {fault.strerror or fault}",
+            hint=f"free the port, or set api_port in {paths.config}",
+        ) from fault
+    undo.push_async_callback(served.close)
+    host = "127.0.0.1" if settings.api_address in ("0.0.0.0", "127.0.0.1") else settings.api_address  # noqa: S104
+    url = f"https://{host}:{served.port}"
+    await in_thread(_write_kubeconfig, paths, pki, url)
+    return url
+
+
+def _write_kubeconfig(paths: Paths, pki: Pki, url: str) -> None:
+    text = pki.write_kubeconfig(url).read_text()
+    paths.kubeconfig.touch(mode=0o600, exist_ok=True)
+    if paths.kubeconfig.read_text() != text:
+        paths.kubeconfig.write_text(text)
+
+
+async def _loops(
+    paths: Paths, settings: Settings, engine: NodeEngine, verbs: Verbs, pki: Pki, undo: AsyncExitStack
+) -> None:
+    tasks = await undo.enter_async_context(Tasks("insula"))
+    client = LocalClient(verbs)
+    await first_objects(client)
+    caches = SharedCaches(client, tasks)
+    agent = Agent(await _services(paths, settings, engine, client, caches), paths.agent_socket)
+
+    async def types() -> Sequence[TypeInfo]:
+        return types_of(verbs.registry)
+
+    context = Context(client=client, caches=caches, settings={"root_ca": pki.ca_pem.decode()}, types=types)
+    manager = Manager(context, caches, controllers.load())
+    caches.subscribe(CUSTOM_KINDS, lambda _old, _new: manager.types_changed())
+    await undo.enter_async_context(manager)
+    scheduler = Scheduler(client, caches)
+    await scheduler.start()
+    undo.push_async_callback(scheduler.close)
+    await agent.start()
+    undo.push_async_callback(agent.close)
+
+
+async def _services(
+    paths: Paths, settings: Settings, engine: NodeEngine, client: LocalClient, caches: SharedCaches
+) -> Services:
+    default = await engine.networks.get("default")
+    return Services(
+        node=node_name(settings),
+        address=default.gateway,
+        client=client,
+        caches=caches,
+        engine=engine,
+        folder=paths.data / "agent",
+        facts=PodFacts(node_cpu=cpu_count(), node_memory=memory_bytes()),
+    )
+
+
+def types_of(registry: Registry) -> list[TypeInfo]:
+    """Every type that can be listed, watched and deleted, each once."""
+    return [
+        TypeInfo(kind.ref, kind.kind, kind.namespaced)
+        for kind in registry.all()
+        if kind.stored and {"list", "watch", "delete"} <= set(kind.verbs) and kind.ref.group not in SKIPPED_GROUPS
+    ]

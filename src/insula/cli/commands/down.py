@@ -1,0 +1,48 @@
+"""insula down: stop Insula, or everything."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from insula.cli import daemon
+from insula.cli.main import current, root_option
+from insula.cli.paths import Paths
+
+
+@click.command("down")
+@click.option("--all", "everything", is_flag=True, help="Stop every workload too, and leave nothing in the kernel.")
+@root_option
+@click.pass_context
+def COMMAND(ctx: click.Context, everything: bool) -> None:  # noqa: N802
+    """Stop the daemon; containers, pods and machines go on running. Images, volumes and the cluster's objects are kept.
+
+    \b
+    insula down
+    insula down --all       stop everything that runs; no process, mount, interface or rule is left
+    """
+    paths = current(ctx)
+    ran = daemon.stop(paths)
+    if everything:
+        asyncio.run(_destroy(paths))
+        click.echo("Insula and everything that it ran are stopped.")
+    else:
+        click.echo("Insula is stopped; workloads go on." if ran else "Insula does not run.")
+
+
+async def _destroy(paths: Paths) -> None:
+    from insula.cli import settings as settings_module
+    from insula.cli.assemble import open_engine
+
+    if not paths.data.exists():
+        return
+    with daemon.locked(paths):
+        engine = await open_engine(paths, settings_module.load(paths.config))
+        try:
+            await engine.recover()
+            await engine.destroy()
+        finally:
+            await engine.close()
+    for socket in (paths.docker_socket, paths.agent_socket):
+        socket.unlink(missing_ok=True)
