@@ -78,10 +78,24 @@ class Root:
         except FileNotFoundError:
             if not create:
                 raise
-        for depth in range(1, len(parts)):
-            self.folder(parts[:depth], create=True)
-        os.mkdir(parts[-1], 0o755, dir_fd=self.folder(parts[:-1]))
-        return open_in(self.fd, "/".join(parts), flags)
+        return self._create(parts, flags)
+
+    def _create(self, parts: tuple[str, ...], flags: int) -> int:
+        """Make the missing end of a path: below the deepest folder that is there, everything is new and holds no link."""
+        depth, here = len(parts) - 1, -1
+        while here < 0:
+            try:
+                here = open_in(self.fd, "/".join(parts[:depth]) or ".", flags)
+            except FileNotFoundError:
+                depth -= 1
+        for part in parts[depth:]:
+            try:
+                os.mkdir(part, 0o755, dir_fd=here)
+                inner = os.open(part, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            finally:
+                os.close(here)
+            here = inner
+        return here
 
     def forget(self, below: tuple[str, ...] = ()) -> None:
         """Close the kept folders at and under one that is being replaced."""
