@@ -16,7 +16,7 @@ from insula.drivers.driver import Handle
 from insula.drivers.vm import envelope
 from insula.drivers.vm.argv import qemu_arguments
 from insula.drivers.vm.launch import Firmware, Launch, has_screen
-from insula.drivers.vm.machine import Data, exit_file, stderr_file
+from insula.drivers.vm.machine import Data, remove_traces, stderr_file
 from insula.drivers.vm.probe import Found
 from insula.errors import HostFault, Invalid, Unavailable
 from insula.host import cgroups, pidfd, qemu, spawn
@@ -153,8 +153,8 @@ async def _clear(spec: InstanceSpec, sockets: Path) -> None:
     await end_strays(spec.directory)
 
     def prepare() -> None:
-        for stale in (exit_file(spec.directory), Path(stderr_file(spec.directory)), Path(pidfile_of(spec.directory))):
-            stale.unlink(missing_ok=True)
+        remove_traces(spec.directory)
+        Path(pidfile_of(spec.directory)).unlink(missing_ok=True)
         sockets.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
@@ -185,3 +185,5 @@ async def remove(directory: str, sockets: Path, group: Group) -> None:
     await end_strays(directory)
     await tasks.in_thread(cgroups.remove, group)
     await tasks.in_thread(shutil.rmtree, sockets, ignore_errors=True)
+    await tasks.in_thread(Path(pidfile_of(directory)).unlink, missing_ok=True)
+    await tasks.in_thread(remove_traces, directory)

@@ -22,6 +22,7 @@ from insula.drivers.vm.machine import (
     Machine,
     data_of,
     end_of,
+    has_traces,
     lost,
     phase_of,
     read_exit,
@@ -119,8 +120,9 @@ class VmDriver:
         data = data_of(handle)
         machine = await self._running(handle)
         if machine is None:
-            gone = not Path(handle.directory).exists()
-            return Status(phase=Phase.GONE) if gone else Status(phase=Phase.EXITED, exit=await self._ended(handle))
+            if not await tasks.in_thread(has_traces, handle.directory):
+                return Status(phase=Phase.GONE)
+            return Status(phase=Phase.EXITED, exit=await self._ended(handle))
         status = await machine.status() if machine.monitor.alive else ""
         if not status or end_of(status) is not None:
             return Status(phase=Phase.EXITED, exit=await asyncio.shield(machine.exit))
@@ -233,8 +235,8 @@ class VmDriver:
         """How a machine ended whose QEMU is gone."""
         if end := await tasks.in_thread(read_exit, handle.directory):
             return end
-        if not Path(handle.directory).exists():
-            return Exit(code=PULLED_PLUG, message="The machine's folder is gone.")
+        if not await tasks.in_thread(has_traces, handle.directory):
+            return Exit(code=PULLED_PLUG, message="The machine was removed.")
         if data_of(handle).boot != pidfd.boot_id():
             return Exit(code=PULLED_PLUG, message="The host was restarted.")
         oom_killed = await tasks.in_thread(self._oom_check(handle))

@@ -91,6 +91,17 @@ def write_exit(directory: str, end: Exit) -> None:
     fresh.rename(file)
 
 
+def has_traces(directory: str) -> bool:
+    """Whether a machine was made here and not removed since."""
+    return exit_file(directory).exists() or Path(stderr_file(directory)).exists()
+
+
+def remove_traces(directory: str) -> None:
+    """Remove what `create` and the end left; the log and UEFI's variables are the engine's. Repeatable."""
+    exit_file(directory).unlink(missing_ok=True)
+    Path(stderr_file(directory)).unlink(missing_ok=True)
+
+
 # How QEMU's run states (QMP reference, RunState) look to the engine. An ended guest waits as a stopped QEMU.
 _PHASES = {
     "prelaunch": Phase.CREATED,
