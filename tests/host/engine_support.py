@@ -17,6 +17,7 @@ from insula.engine.settings import EnginePaths, EngineSettings
 from insula.model.instance import InstanceConfig
 
 IMAGE = "insula/busybox"
+SERVE_DEADLINE_S = 60.0
 
 
 class Home:
@@ -134,3 +135,22 @@ async def until(engine: NodeEngine, id: str, name: str, *, timeout_s: float = 15
         while (instance := await engine.get(id)).state.name != name:
             await asyncio.sleep(0.01)
     return instance
+
+
+async def fetch_page(host: str, port: int, deadline_s: float = 10.0) -> bytes:
+    """One HTTP GET, tried until somebody answers."""
+    async with asyncio.timeout(deadline_s):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(host, port)
+            except OSError:
+                await asyncio.sleep(0.02)
+                continue
+            try:
+                writer.write(b"GET / HTTP/1.0\r\n\r\n")
+                data = await reader.read()
+            finally:
+                writer.close()
+                await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+            if data:
+                return data

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from host.engine_support import Home, config, home, opened, run, until
+from host.engine_support import Home, config, fetch_page, home, opened, run, until
 from insula.engine.contract import SandboxConfig
 from insula.engine.node import NodeEngine
 from insula.errors import Conflict, NotFound
@@ -31,31 +31,14 @@ async def engine(place: Home):
         yield made
 
 
-async def get(host: str, port: int) -> bytes:
-    """One HTTP GET, tried until the server listens."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                reader, writer = await asyncio.open_connection(host, port)
-            except ConnectionError:
-                await asyncio.sleep(0.02)
-                continue
-            writer.write(b"GET / HTTP/1.0\r\n\r\n")
-            data = await reader.read()
-            writer.close()
-            await writer.wait_closed()
-            if data:
-                return data
-
-
 async def test_a_published_port_is_reached_and_closes(engine: NodeEngine) -> None:
     made = await engine.create(
         config(*SERVE, name="web", network_mode="default", ports=(PortMapping(container_port=80, host_ip="127.0.0.1"),))
     )
     started = await engine.start(made.id)
     (published,) = started.published
-    assert b"page" in await get("127.0.0.1", published.host_port)
-    assert b"page" in await get(started.endpoints[0].address, 80)
+    assert b"page" in await fetch_page("127.0.0.1", published.host_port)
+    assert b"page" in await fetch_page(started.endpoints[0].address, 80)
     with pytest.raises(Conflict, match="port is already allocated"):
         other = await engine.create(
             config(
@@ -115,7 +98,7 @@ async def test_connect_and_disconnect(engine: NodeEngine) -> None:
     await engine.connect("moving", NetworkAttachment(network="extra", aliases=("m",)))
     both = await engine.get("moving")
     assert [endpoint.interface for endpoint in both.endpoints] == ["eth0", "eth1"]
-    assert b"page" in await get(both.endpoints[1].address, 80)
+    assert b"page" in await fetch_page(both.endpoints[1].address, 80)
     with pytest.raises(Conflict, match="already exists in network extra"):
         await engine.connect("moving", NetworkAttachment(network="extra"))
     await engine.disconnect("moving", "default")
@@ -151,7 +134,7 @@ async def test_a_sandbox_is_shared(engine: NodeEngine, place: Home) -> None:
     assert box.address
     server = await engine.create(config(*SERVE, network_mode="sandbox:pod"))
     await engine.start(server.id)
-    assert b"page" in await get(box.address, 80)
+    assert b"page" in await fetch_page(box.address, 80)
     script = "hostname; echo shared > /dev/shm/x; readlink /proc/self/ns/ipc /proc/self/ns/uts /proc/self/ns/net"
     _, one, _ = await run(engine, config("sh", "-c", script, network_mode="sandbox:pod", auto_remove=True))
     _, two, _ = await run(
@@ -180,4 +163,4 @@ async def test_a_restart_of_the_node_keeps_a_sandbox(place: Home) -> None:
     async with opened(place) as engine:
         assert await engine.get_sandbox("pod") == box
         await until(engine, "in", "running")
-        assert b"page" in await get(box.address, 80)
+        assert b"page" in await fetch_page(box.address, 80)

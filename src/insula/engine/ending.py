@@ -63,12 +63,13 @@ async def remove(parts: Parts, resident: Resident) -> None:
 async def _driver(work: Ending) -> None:
     if not work.resident.entry.boot_id:  # not started since it was last cleared up
         return
-    directory = work.parts.directory(work.resident.id)
+    directory = work.parts.directory(work.resident.entry)
     if work.resident.entry.handle is not None:
         await work.resident.driver.delete(work.resident.entry.handle)
     else:
         await clear_half_made(work.resident.driver, directory)
-    await in_thread(shutil.rmtree, directory, ignore_errors=True)
+    if work.resident.entry.config.machine is None:
+        await in_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 async def _network(work: Ending) -> None:

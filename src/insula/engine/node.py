@@ -225,7 +225,7 @@ class NodeEngine:
         resident = self._parts.find(id)
         query = query_of(follow=follow, since=since, until=until, tail=tail)
         path = self._parts.paths.instances / resident.id / "log"
-        timed = resident.entry.config.machine is None
+        timed = getattr(resident.driver, "log_format", "") != "raw"
         return Follower(path, query, timed=timed, ended=resident.silent).read()
 
     def events(self, *, since_ns: int | None = None, until_ns: int | None = None) -> AsyncIterator[Event]:

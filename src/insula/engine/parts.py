@@ -11,7 +11,7 @@ from insula.engine.events import EventLog
 from insula.engine.execs import Executions
 from insula.engine.ledger import Ledger
 from insula.engine.names import NameTable, find
-from insula.engine.records import SandboxEntry, Stage
+from insula.engine.records import Entry, SandboxEntry, Stage
 from insula.engine.resident import Resident
 from insula.engine.settings import EnginePaths, EngineSettings
 from insula.errors import Invalid, NotFound
@@ -56,9 +56,11 @@ class Parts:
             raise Invalid(f"unknown or invalid runtime name: {name}", field="driver", hint=f"known here: {known}")
         return driver
 
-    def directory(self, id: str) -> str:
-        """The driver's folder for an instance."""
-        return str(self.paths.bundles / id)
+    def directory(self, entry: Entry) -> str:
+        """The driver's folder for an instance. A machine's outlives reboots: it holds what its firmware remembers."""
+        if entry.config.machine is not None:
+            return str(self.paths.instances / entry.id / "machine")
+        return str(self.paths.bundles / entry.id)
 
     def log_path(self, id: str) -> str:
         """An instance's log."""

@@ -194,8 +194,9 @@ async def _undo_driver(work: Ending) -> None:
     if entry.handle is not None:
         await work.resident.driver.delete(entry.handle)
     else:
-        await clear_half_made(work.resident.driver, work.parts.directory(entry.id))
-    await in_thread(shutil.rmtree, work.parts.directory(entry.id), ignore_errors=True)
+        await clear_half_made(work.resident.driver, work.parts.directory(entry))
+    if entry.config.machine is None:
+        await in_thread(shutil.rmtree, work.parts.directory(entry), ignore_errors=True)
 
 
 async def _undo_network(work: Ending) -> None:
@@ -219,6 +220,8 @@ async def _orphans(parts: Parts, entries: Sequence[Entry], boxes: Sequence[Sandb
     known = {entry.id for entry in entries} | {box.id for box in boxes}
     for path in await in_thread(_strangers, parts.paths.bundles, known):
         await _orphan_of_driver(parts, path)
+    for path in await in_thread(_strangers, parts.paths.instances, known):
+        await _orphan_of_driver(parts, path / "machine")
     for folder in (parts.paths.instances, parts.paths.sandboxes):
         for path in await in_thread(_strangers, folder, known):
             await in_thread(sandboxes.drop_shared, path)

@@ -76,7 +76,7 @@ def exit_code(fault: BaseException) -> int:
 
 
 async def _record(work: Start) -> None:
-    directory = Path(work.parts.directory(work.resident.id))
+    directory = Path(work.parts.directory(work.resident.entry))
     await work.resident.save(
         Verb.START, boot_id=work.parts.boot_id, error="", user_stopped=False, stopping=None, paused=False, handle=None
     )
@@ -136,7 +136,7 @@ async def _make_machine(work: Start) -> None:
 
 
 async def _create(work: Start) -> None:
-    directory = work.parts.directory(work.resident.id)
+    directory = work.parts.directory(work.resident.entry)
     driver = work.resident.driver
     spec = await _spec(work, directory)
     await in_thread(leave_word, spec)
@@ -233,9 +233,7 @@ async def _run(work: Start) -> None:
 async def _running(work: Start) -> None:
     work.resident.settled.clear()
     work.resident.silent.clear()
-    await work.resident.save(
-        Verb.STARTED, pid=work.pid, started_at=work.started_at, exit_code=0, oom_killed=False
-    )
+    await work.resident.save(Verb.STARTED, pid=work.pid, started_at=work.started_at, exit_code=0, oom_killed=False)
 
 
 START: Plan[Start] = (
