@@ -185,7 +185,9 @@ class NodeNetworks:
 
     async def remove(self, name_or_id: str) -> None:
         """Raises Conflict while end points are on it, Forbidden for a built-in one."""
-        await self._segments.remove(name_or_id)
+        network = self._segments.find(name_or_id)
+        await self._segments.remove(network.id)
+        self._last_address.pop(network.id, None)
 
     async def list(self) -> Sequence[Network]:
         """Built-in first, then by name."""
@@ -260,12 +262,12 @@ class NodeNetworks:
         subnet = ipaddress.IPv4Network(network.subnet)
         there = [e for e in self._segments.endpoints.values() if e.network == network.id]
         taken = {network.gateway, *(e.address for e in there)}
-        if address:
+        asked = bool(address)
+        if asked:
             address = ipam.check_address(subnet, address, taken)
         else:
             last = self._last_address.get(network.id, "")
             address = ipam.choose_address(subnet, taken, ip_range=network.ip_range, last=last)
-            self._last_address[network.id] = address
         mac = ipam.check_mac(mac) if mac else ipam.mac_of(address)
         if any(e.mac == mac for e in there):
             raise Conflict(f"The MAC address {mac} is taken on network {network.name}.", field="mac")
@@ -286,6 +288,8 @@ class NodeNetworks:
             netns=netns,
         )
         self._segments.endpoints[endpoint.id] = endpoint
+        if not asked:
+            self._last_address[network.id] = address
         return endpoint
 
     def _free_interface(self, netns: str) -> str:
