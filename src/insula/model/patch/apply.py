@@ -88,7 +88,8 @@ def _pruned(value: Any, schema: Schema | None, last: Node, owned: Node | None, *
         return None
     owned = owned or {}
     if is_granular(schema, value):
-        return prune(value, schema, last, owned) or (None if value else value)
+        pruned = prune(value, schema, last, owned)
+        return pruned if pruned or still_named or not value else None
     if schema is None or not is_keyed(schema, value):
         return value
     items = by_element(schema, value)
@@ -100,4 +101,4 @@ def _pruned(value: Any, schema: Schema | None, last: Node, owned: Node | None, *
         left = item if node is None else _pruned(item, schema.items(), node, owned.get(element), declared=False)
         if left is not None:
             kept.append(left)
-    return kept if kept or not value else None
+    return kept if kept or still_named or not value else None

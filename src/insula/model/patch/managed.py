@@ -169,7 +169,8 @@ def applied(owners: Owners, live: Node, ask: Apply, schema: Schema | None) -> tu
         if manager != ask.manager:
             others = fieldset.union(others, owned.fields)
     if before is not None:
-        merged = typed.prune(merged, schema, before.fields, fieldset.union(others, claimed))
+        kept = fieldset.union(fieldset.union(others, claimed), UNOWNED)
+        merged = typed.prune(merged, schema, before.fields, kept)
     found = fieldset.difference(live, merged, schema)
     written, removed = (fieldset.without(each, UNOWNED) for each in (found.written, found.removed))
     conflicts = _conflicts(owners, ask.manager, written)
