@@ -139,12 +139,16 @@ class Registry:
             if writer.size and not answer.headers.get("Content-Range", "").startswith(f"bytes {writer.size}-"):
                 await in_thread(writer.restart)
             batch = bytearray()
-            async for chunk in answer.content.iter_any():
-                batch += chunk
-                if len(batch) >= _BATCH:
-                    await in_thread(writer.write, bytes(batch))
-                    batch.clear()
-                    progress(writer.size)
+            try:
+                async for chunk in answer.content.iter_any():
+                    batch += chunk
+                    if len(batch) >= _BATCH:
+                        await in_thread(writer.write, bytes(batch))
+                        batch.clear()
+                        progress(writer.size)
+            except _BROKEN:
+                await in_thread(writer.write, bytes(batch))  # what has come need not come again
+                raise
             await in_thread(writer.write, bytes(batch))
             progress(writer.size)
 
