@@ -77,6 +77,7 @@ async def create(spec: InstanceSpec, found: Found, runtime_dir: Path, layout: La
         raise Invalid("A machine needs its hardware described.", field="machine")
     async with AsyncExitStack() as undo:
         await _clear(spec, sockets)
+        undo.push_async_callback(remove, spec.directory, sockets, group_of(layout, spec))
         firmware = await tasks.in_thread(_firmware, spec.directory) if machine.config.firmware == "efi" else None
         lines = [undo.enter_context(qemu.listen(str(sockets / name))) for name in ("monitor", "line")]
         argv = qemu_arguments(
@@ -108,6 +109,7 @@ def _data(spec: InstanceSpec, machine: MachineSpec, process: ProcessId, sockets:
         screen=has_screen(machine.config),
         accelerator=found.accelerator,
         memory_bytes=machine.config.memory_bytes,
+        start_paused=machine.config.start_paused,
     )
 
 

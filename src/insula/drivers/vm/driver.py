@@ -24,7 +24,6 @@ from insula.drivers.vm.machine import (
     end_of,
     has_traces,
     lost,
-    phase_of,
     read_exit,
 )
 from insula.drivers.vm.probe import Accelerators
@@ -91,7 +90,7 @@ class VmDriver:
     async def start(self, handle: Handle) -> int:
         """Let the guest run."""
         machine = await self._machine(handle)
-        await machine.execute("cont")
+        await machine.let_run()
         return machine.data.pid
 
     async def kill(self, handle: Handle, signal: int) -> None:
@@ -104,7 +103,7 @@ class VmDriver:
         machine = await self._running(handle)
         if machine is None:
             return await self._ended(handle)
-        if grace_s > 0 and phase_of(await machine.status()) in (Phase.RUNNING, Phase.PAUSED):
+        if grace_s > 0 and await machine.phase() in (Phase.RUNNING, Phase.PAUSED):
             await _press_until(machine, signal, grace_s)
         if not machine.exit.done():
             await machine.pull_plug()
@@ -126,7 +125,7 @@ class VmDriver:
         status = await machine.status() if machine.monitor.alive else ""
         if not status or end_of(status) is not None:
             return Status(phase=Phase.EXITED, exit=await asyncio.shield(machine.exit))
-        return Status(phase=phase_of(status), pid=data.pid)
+        return Status(phase=await machine.phase(), pid=data.pid)
 
     async def delete(self, handle: Handle) -> None:
         """Remove process, control group and sockets."""
@@ -149,14 +148,14 @@ class VmDriver:
     async def pause(self, handle: Handle) -> None:
         """Stop its CPUs."""
         machine = await self._machine(handle)
-        if phase_of(await machine.status()) is not Phase.RUNNING:
+        if await machine.phase() is not Phase.RUNNING:
             raise Conflict("The machine does not run, it cannot be paused.")
         await machine.execute("stop")
 
     async def resume(self, handle: Handle) -> None:
         """Let its CPUs go on."""
         machine = await self._machine(handle)
-        if phase_of(await machine.status()) is not Phase.PAUSED:
+        if await machine.phase() is not Phase.PAUSED:
             raise Conflict("The machine is not paused.")
         await machine.execute("cont")
 
@@ -268,7 +267,7 @@ async def _signal(machine: Machine, signum: int) -> None:
 async def _press_until(machine: Machine, signum: int, grace_s: float) -> None:
     """Keep pressing the button until it ends or the time is over. A paused guest is let go, or it could not obey."""
     deadline = asyncio.get_running_loop().time() + grace_s
-    if phase_of(await machine.status()) is Phase.PAUSED:
+    if await machine.phase() is Phase.PAUSED:
         await machine.execute("cont")
     while not machine.exit.done():
         left = deadline - asyncio.get_running_loop().time()

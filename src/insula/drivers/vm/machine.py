@@ -41,6 +41,7 @@ class Data(Struct, frozen=True, kw_only=True):
     screen: bool
     accelerator: str
     memory_bytes: int
+    start_paused: bool = False
 
     @property
     def process(self) -> ProcessId:
@@ -164,6 +165,23 @@ class Machine:
     async def status(self) -> str:
         """QEMU's run state."""
         return str((await self.monitor.execute("query-status"))["status"])
+
+    async def phase(self) -> Phase:
+        """How it is. One that was started paused has not run an instruction yet, and QEMU cannot tell it from a new one."""
+        phase = phase_of(await self.status())
+        held = phase is Phase.CREATED and await tasks.in_thread(self._held_file.exists)
+        return Phase.PAUSED if held else phase
+
+    async def let_run(self) -> None:
+        """Start the guest, or only count it as started when it shall begin paused."""
+        if self.data.start_paused:
+            await tasks.in_thread(self._held_file.touch)
+        else:
+            await self.monitor.execute("cont")
+
+    @property
+    def _held_file(self) -> Path:
+        return Path(self.data.socket("held"))
 
     async def execute(self, command: str, **arguments: Any) -> Any:
         """One command to the monitor."""

@@ -140,5 +140,8 @@ async def _decide(binary: str, folder: Path) -> tuple[Accelerator, str]:
     except (InsulaError, HostFault) as fault:
         trouble = str(fault)
     if trouble:
-        return "tcg", f"machines are emulated (TCG), about ten times slower: KVM does not work here, {trouble.rstrip('.')}"
+        return (
+            "tcg",
+            f"machines are emulated (TCG), about ten times slower: KVM does not work here, {trouble.rstrip('.')}",
+        )
     return "kvm", "machines use KVM: a tiny guest ran to its end"
