@@ -275,11 +275,20 @@ async def test_dockers_forward_policy_is_passed_by_its_own_chain(world: World) -
 
 async def test_a_firewall_that_drops_is_named_with_the_remedy(world: World) -> None:
     await run_in(
-        world.host, "nft", "table inet strict { chain f { type filter hook forward priority 0; policy drop; }; }"
+        world.host,
+        "nft",
+        "table inet strict { chain f { type filter hook forward priority 0; policy drop; }; "
+        "chain i { type filter hook input priority 0; policy drop; }; }",
     )
     async with world.networks() as nets:
-        (note,) = [note for note in await nets.probe() if "strict" in note]
-        assert "inet strict f" in note and "nft insert rule" in note
+        notes = [note for note in await nets.probe() if "strict" in note]
+        assert len(notes) == 2 and "inet strict i" in notes[0] and "inet strict f" in notes[1]
+        for command in (part for note in notes for part in note.rpartition(": ")[2].split("; ")):
+            code, told = await run_in(world.host, "sh", "-c", command)
+            assert code == 0, told
+        a = await join(nets, "a")
+        async with listening(world.outside, OUTSIDE, 80):
+            assert await ask(a.netns, OUTSIDE, 80) == HOST
 
 
 async def test_the_default_subnet_gives_way_to_a_route_of_the_host(world: World) -> None:

@@ -169,12 +169,12 @@ def drop(name: str) -> str:
 # --- other tools' tables ---------------------------------------------------------------------------------------
 
 
-def hostile_chains(chains: Iterable[Mapping[str, Any]], own: str) -> list[str]:
-    """From `nft -j list chains`: `family table chain` of others' base chains that drop forwarded IPv4 by policy."""
+def hostile_chains(chains: Iterable[Mapping[str, Any]], own: str, hook: str = "forward") -> list[str]:
+    """From `nft -j list chains`: `family table chain` of others' base chains of a hook that drop IPv4 by policy."""
     found = []
     for entry in chains:
         chain = entry.get("chain", {})
-        if chain.get("hook") != "forward" or chain.get("policy") != "drop" or chain.get("table") == own:
+        if chain.get("hook") != hook or chain.get("policy") != "drop" or chain.get("table") == own:
             continue
         if chain.get("family") in ("ip", "inet"):
             found.append(f"{chain['family']} {chain['table']} {chain['name']}")

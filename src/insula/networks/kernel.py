@@ -245,9 +245,9 @@ class Kernel:
         """One nftables transaction."""
         self.nft.run(commands)
 
-    def hostile_chains(self) -> list[str]:
-        """Chains of other tools that drop forwarded packets by policy."""
-        return firewall.hostile_chains(self.nft.list("chains"), self.table)
+    def hostile_chains(self, hook: str) -> list[str]:
+        """Chains of other tools that drop packets by policy at a hook."""
+        return firewall.hostile_chains(self.nft.list("chains"), self.table, hook)
 
     def open_docker_user(self) -> bool:
         """Let our segments through Docker's forward policy, where Docker keeps its chain for that. True when it is done."""

@@ -45,11 +45,15 @@ def _sysctls() -> list[str]:
 
 def _hostile(kernel: Kernel) -> list[str]:
     try:
-        chains = kernel.hostile_chains()
+        chains, inputs = kernel.hostile_chains("forward"), kernel.hostile_chains("input")
         opened = bool(chains) and kernel.open_docker_user()
     except HostFault as fault:
         return [f"nftables does not work here: {fault}"]
-    found = []
+    found = [
+        f"The firewall chain {chain} drops packets to this host by policy: instances get DNS and addresses only if it "
+        f"lets them through: nft insert rule {chain} iifname '\"{kernel.prefix}*\"' accept"
+        for chain in inputs
+    ]
     for chain in chains:
         if opened and chain == "ip filter FORWARD":
             continue
