@@ -21,6 +21,7 @@ from insula.api.kube import documents
 from insula.api.kube.answers import respond_value
 from insula.api.kube.authn import Authority
 from insula.api.kube.context import Agents, Authorizer, Call, Door
+from insula.api.kube.customs import Customs
 from insula.api.kube.discovery import Discovery
 from insula.api.kube.errors import status_of
 from insula.api.kube.feed import Feed
@@ -71,10 +72,14 @@ def make_app(
     app[DOOR] = door
     app.router.add_route("*", "/{tail:.*}", _Entrance(door, extensions or {}))
 
+    customs = Customs(verbs)
+
     async def life(_: web.Application) -> AsyncIterator[None]:
+        await customs.start()
         if feed is not None:
             await feed.start()
         yield
+        await customs.close()
         if feed is not None:
             await feed.close()
         if door.writes:

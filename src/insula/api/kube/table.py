@@ -35,7 +35,7 @@ class Layout:
         self.adds_name = "Name" not in names
         self.age_at = -1
         columns = ([_NAME] if self.adds_name else []) + given
-        if "Age" not in names:
+        if not names & {"Age", "Created At"}:
             self.age_at = next((at for at, column in enumerate(columns) if column.priority), len(columns))
             columns.insert(self.age_at, AGE)
         self.columns = columns
