@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+from insula.errors import Invalid
+from insula.kinds import validation
 from insula.kinds.registry import Registry
 from insula.model.resource import Ref
 from insula.store.contract import Store
@@ -17,7 +20,12 @@ CONFIG_MAPS = Ref("", "v1", "configmaps")
 NAMESPACES = Ref("", "v1", "namespaces")
 DEPLOYMENTS = Ref("apps", "v1", "deployments")
 ANYONE = Request(field_manager="test")
-Registry.builtin()  # reads the kinds' files once, outside of any event loop
+
+_registry = Registry.builtin()  # what is read and made at first use is read and made outside of any event loop
+for _ref in (PODS, CONFIG_MAPS, NAMESPACES, DEPLOYMENTS):
+    with suppress(Invalid):
+        validation.conform(_registry.by_ref(_ref), {"metadata": {}})
+    validation.problems(_registry.by_ref(_ref), {"metadata": {}})
 
 
 async def make_verbs(store: Store | None = None) -> Verbs:
