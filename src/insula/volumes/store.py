@@ -147,7 +147,7 @@ class NodeVolumes:
                     remove_tree(entry.path)
                 else:
                     Path(entry.path).unlink()
-        elif any(os.scandir(data)):
+        elif any(data.iterdir()):
             return
         mark.touch()
         copy_tree(source, str(data))
