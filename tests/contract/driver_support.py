@@ -102,8 +102,7 @@ class OciCase:
     async def make(cls, folder: Path) -> OciCase:
         """Probe once for all tests of this process."""
         if cls._runtime is None:
-            driver = OciDriver(folder / "run", cgroup_parent=f"insula-test-{secrets.token_hex(4)}")
-            found = await driver.probe()
+            found = await OciDriver(folder / "run").probe()
             assert found.available, found.notes
             cls._runtime = Runtime(
                 name=found.facts["runtime"],
@@ -111,8 +110,6 @@ class OciCase:
                 root="",
                 conmon=shutil.which("conmon") or "",
             )
-            for root in cgroups.detect().roots.values():
-                shutil_rmdir(Path(root, driver.parent))
         return cls(folder, cls._runtime)
 
     def driver(self) -> OciDriver:
@@ -179,12 +176,6 @@ class OciCase:
             if process := conmon.monitor_of(path):
                 pidfd.end([process])
         cgroups.remove(Group(layout=cgroups.detect(), path=self.parent))
-
-
-def shutil_rmdir(path: Path) -> None:
-    """Remove an empty folder, if it is there."""
-    if path.is_dir():
-        path.rmdir()
 
 
 def monitors(word: str) -> list[int]:

@@ -190,8 +190,7 @@ async def test_stats_and_pids(case: Case, driver: Driver) -> None:
     handle = await started(driver, case)
     if Capability.STATS in driver.capabilities:
         stats = await driver.stats(handle)
-        assert stats.memory_bytes > 0
-        assert stats.pids >= 1
+        assert stats.cpu_total_ns > 0
     if Capability.TOP in driver.capabilities:
         assert (await driver.recover(handle)).pid in await driver.pids(handle)
     await driver.delete(handle)

@@ -21,7 +21,7 @@ def test_runcs_sentence() -> None:
 
 
 def test_cruns_sentence() -> None:
-    assert plain_words(CRUN) == "executable file `foo` not found in $PATH: No such file or directory"
+    assert plain_words(CRUN) == 'unable to start container process: exec: "foo": executable file not found in $PATH'
 
 
 def test_no_words() -> None:
@@ -34,6 +34,9 @@ def test_no_words() -> None:
     [
         (RUNC, 127),
         (CRUN, 127),
+        ("2026-01-02T03:04:05.6Z: executable file `/bin/foo` not found in $PATH: No such file or directory", 127),
+        ("2026-01-02T03:04:05.6Z: open executable: Operation not permitted", 126),
+        ("2026-01-02T03:04:05.6Z: mount `x` to `y`: Not a directory", 126),
         ('level=error msg="exec: \\"/x\\": stat /x: no such file or directory"', 127),
         ('level=error msg="exec: \\"/x\\": permission denied"', 126),
         ('level=error msg="exec: \\"/dev\\": is a directory"', 126),
@@ -52,7 +55,10 @@ def test_the_sentence_is_dockers() -> None:
         'unable to start container process: exec: "foo": executable file not found in $PATH: unknown'
     )
     assert fault.command == "conmon ..."
-    assert refusal(RUNC, "exec", None).message.startswith("OCI runtime exec failed: runc create failed")
+    assert refusal(CRUN, "exec", None).message == (
+        'OCI runtime exec failed: exec failed: unable to start container process: exec: "foo": executable file not found '
+        "in $PATH: unknown"
+    )
 
 
 def test_hints() -> None:

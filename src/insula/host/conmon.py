@@ -202,6 +202,27 @@ def monitor_of(bundle: Path) -> ProcessId | None:
     return None
 
 
+def end_all(bundle: Path) -> None:
+    """Kill what holds a bundle, with its children, and wait for their end, in a thread of the caller's. Where no pid file tells
+    who that is (whoever started conmon was killed a moment ago), command lines are searched, until none is left that
+    might fork another."""
+    if monitor := monitor_of(bundle):
+        pidfd.end([monitor, *pidfd.children(monitor)])
+    elif bundle.exists() and not (bundle / "conmon.pid").exists():
+        while holders := _holders(str(bundle).encode()):
+            pidfd.end([*holders, *(child for holder in holders for child in pidfd.children(holder))])
+
+
+def _holders(word: bytes) -> list[ProcessId]:
+    """conmon and runtime processes with this word on their command line."""
+    found = []
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and word in Path(entry.path, "cmdline").read_bytes().split(b"\0"):
+                found.append(pidfd.identify(int(entry.name)))
+    return [process for process in found if process]
+
+
 def read_number(path: Path) -> int | None:
     """The number that a file holds; None when there is no such file or it is not yet written."""
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from insula import clock
 from insula.drivers.driver import Capability, Exit, Handle, Phase, Probe, Stats, Status
 from insula.drivers.oci import execs, faults, probing, spec, state, streams
 from insula.drivers.oci import runtime as runtimes
@@ -63,8 +64,11 @@ class OciDriver:
     async def probe(self) -> Probe:
         """Run a real container with crun, then with runc; the first that works is used from now on."""
         async with self._choosing:
-            found, chosen = await probing.probe(self._runtime_dir, self.parent, self._forced, type(self))
-            self._chosen = chosen or self._chosen
+            return await self._try_runtimes()
+
+    async def _try_runtimes(self) -> Probe:
+        found, chosen = await probing.probe(self._runtime_dir, self._forced, type(self))
+        self._chosen = chosen or self._chosen
         return found
 
     def adopt(self, runtime: Runtime) -> None:
@@ -80,9 +84,10 @@ class OciDriver:
 
     async def _runtime(self) -> Runtime:
         if self._chosen is None:
-            found = await self.probe()
+            async with self._choosing:
+                notes = () if self._chosen else (await self._try_runtimes()).notes
             if self._chosen is None:
-                raise Unavailable("No OCI runtime works on this host.", hint=" ".join(found.notes))
+                raise Unavailable("No OCI runtime works on this host.", hint="; ".join(notes))
         return self._chosen
 
     def _host(self) -> tuple[Layout, HostFacts]:
@@ -182,12 +187,15 @@ class OciDriver:
     async def wait(self, handle: Handle) -> Exit:
         """See the contract. Waits on pidfds of the first process and of conmon, which ends right after it wrote the exit code."""
         container = self._container(handle)
-        if container.data.boot == pidfd.boot_id() and state.exit_of(container) is None:
+        watched = container.data.boot == pidfd.boot_id() and state.exit_of(container) is None
+        if watched:
             await self._until_end(container)
-        found = state.status(container)
-        if found.exit is None:
+        done = state.status(container).exit
+        if done is None:
             raise Conflict(f"Container {container.id} is gone")
-        return found.exit
+        if watched:  # a file's time lags up to a tick behind the clock, and so might come before the start
+            done = msgspec.structs.replace(done, finished_at=clock.rfc3339_nano(clock.now()))
+        return done
 
     async def _until_end(self, container: Container) -> None:
         """Return when conmon has ended. Streams are drained once the first process has, or they might hold conmon up."""
@@ -237,10 +245,8 @@ class OciDriver:
     def _clear(self, directory: Path, id: str, runtime: Runtime, group: Group) -> None:
         """End what is left of a container and remove its traces, as `runc delete` does: processes, control groups, the
         runtime's state, conmon's files."""
-        monitors = [directory / "bundle", *(directory / "exec").glob("*")]
-        for bundle in monitors:
-            if monitor := conmon.monitor_of(bundle):
-                pidfd.end([monitor, *pidfd.children(monitor)])
+        for bundle in (directory / "bundle", *(directory / "exec").glob("*")):
+            conmon.end_all(bundle)
         cgroups.remove(group)
         for folder in (runtime.state(id), directory / "bundle", directory / "exec", directory / "persist"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ from insula.drivers.oci import runtime as runtimes
 from insula.drivers.oci.runtime import Runtime
 from insula.errors import InsulaError
 from insula.host import cgroups
+from insula.host.cgroups import Group
 from insula.model.instance import InstanceSpec, Process
 from insula.tasks import in_thread
 
@@ -50,7 +51,7 @@ class Maker(Protocol):
     def __call__(self, runtime_dir: Path, *, cgroup_parent: str) -> Trial: ...
 
 
-async def probe(runtime_dir: Path, parent: str, forced: str | None, make: Maker) -> tuple[Probe, Runtime | None]:
+async def probe(runtime_dir: Path, forced: str | None, make: Maker) -> tuple[Probe, Runtime | None]:
     """Try the runtimes in the order of preference. The notes say what failed and what to install."""
     notes = [
         f"{name} is not installed (package {package})" for name, package in NEEDED.items() if not runtimes.find(name)
@@ -65,7 +66,7 @@ async def probe(runtime_dir: Path, parent: str, forced: str | None, make: Maker)
         root = str(runtime_dir / Path(name).name)
         candidate = Runtime(name=Path(name).name, path=path, root=root, conmon=runtimes.find("conmon"))
         version = await runtimes.version(path)
-        if complaint := await _try(candidate, runtime_dir, parent, make):
+        if complaint := await _try(candidate, runtime_dir, make):
             notes.append(f"{version or name} does not run containers here: {complaint}")
             continue
         facts = {"runtime": candidate.name, "runtime_path": path, **_cgroup_facts()}
@@ -78,10 +79,11 @@ def _cgroup_facts() -> dict[str, str]:
     return {"cgroups": "v1 (hybrid)" if layout.hybrid else f"v{layout.version}"}
 
 
-async def _try(candidate: Runtime, runtime_dir: Path, parent: str, make: Maker) -> str:
+async def _try(candidate: Runtime, runtime_dir: Path, make: Maker) -> str:
     """Run `true` in a container of busybox. Returns a complaint, empty when it went well."""
     id = secrets.token_hex(32)
     folder = runtime_dir / f"probe-{id[:12]}"
+    parent = f"insula-probe-{id[:12]}"
     trial = make(runtime_dir, cgroup_parent=parent)
     trial.adopt(candidate)
     handle: Handle | None = None
@@ -100,7 +102,12 @@ async def _try(candidate: Runtime, runtime_dir: Path, parent: str, make: Maker) 
         if handle:
             with contextlib.suppress(InsulaError):
                 await trial.delete(handle)
-        await in_thread(shutil.rmtree, folder, ignore_errors=True)
+        await in_thread(_remove, folder, parent)
+
+
+def _remove(folder: Path, parent: str) -> None:
+    cgroups.remove(Group(layout=cgroups.detect(), path=parent))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _instance(id: str, folder: Path) -> InstanceSpec:
