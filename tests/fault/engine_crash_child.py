@@ -70,6 +70,8 @@ async def many(engine: NodeEngine) -> None:
     for each in wanted:
         await engine.create(each)
     await asyncio.gather(*(engine.start(each.name) for each in wanted if each.name != "never"))
+    async for _ in engine.logs("paused", follow=True):  # it runs its own program now
+        break
     await engine.pause("paused")
     say("running")
     await asyncio.sleep(3600)

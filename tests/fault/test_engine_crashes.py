@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,7 +21,8 @@ from insula.engine.node import NodeEngine
 from insula.engine.preparing import PREPARE
 from insula.engine.starting import START
 from insula.engine.steps import names
-from insula.errors import NotFound
+from insula.errors import HostFault, NotFound
+from insula.host import mounts
 
 pytestmark = [pytest.mark.root, pytest.mark.may_block]
 
@@ -47,10 +49,14 @@ def crashed(scenario: str, place: Home, crash_at: str) -> list[str]:
 
 
 @pytest.fixture
-def place():
+async def place():
     with home() as made:
         yield made
-        assert made.traces() == {}
+        traces = made.traces()
+        if traces:  # a failed test leaves the machine clean all the same
+            async with opened(made):
+                pass
+        assert traces == {}
 
 
 async def state_of(engine: NodeEngine, name: str) -> str:
@@ -155,3 +161,33 @@ async def test_a_crowd_is_taken_back_quickly(place: Home) -> None:
         assert took < 2
     finally:
         await engine.destroy()
+
+
+async def test_a_full_disk_is_told_and_survived(place: Home) -> None:
+    """The ledger's own file system is full: what cannot be written is refused, what ends is cleared up, and then it goes on."""
+    folder = place.paths.ledger.parent
+    folder.mkdir(parents=True)
+    mounts.tmpfs(str(folder), size_bytes=2 << 20)
+    try:
+        async with opened(place) as engine:
+            await engine.create(config("sh", "-c", "sleep 0.3; exit 4", name="runs"))
+            await engine.start("runs")
+            ballast = folder / "ballast"
+            with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            failures = 0
+            for number in range(40):  # the log has some room left
+                try:
+                    await engine.create(config("true", name=f"n{number}", labels={"x": "y" * 4096}))
+                except (HostFault, OSError):
+                    failures += 1
+            assert failures > 0
+            assert len(await engine.list()) == 41 - failures
+            assert (await until(engine, "runs", "exited")).state.exit_code == 4
+            ballast.unlink()
+            await engine.create(config("true", name="fits"))
+            await engine.start("fits")
+            await until(engine, "fits", "exited")
+    finally:
+        mounts.unmount_below(folder)

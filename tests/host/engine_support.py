@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import shutil
 import tempfile
@@ -50,7 +51,11 @@ class Home:
         processes = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                if entry.name.isdigit() and str(self.folder).encode() in (entry / "cmdline").read_bytes():
+                if (
+                    entry.name.isdigit()
+                    and int(entry.name) != os.getpid()
+                    and str(self.folder).encode() in (entry / "cmdline").read_bytes()
+                ):
                     processes.append(entry.name)
         found = {
             "mounts": [mount for mount in mounts if mount.startswith(str(self.folder))],

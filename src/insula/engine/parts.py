@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -40,6 +42,8 @@ class Parts:
     residents: dict[str, Resident] = field(default_factory=dict)
     sandboxes: dict[str, SandboxEntry] = field(default_factory=dict)
     executions: Executions = field(default_factory=Executions)
+    # More starts at once than the processors can take only make each of them slower.
+    starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4 + 4 * (os.cpu_count() or 1)))
 
     def find(self, reference: str) -> Resident:
         """By id, name or unique prefix. One that is still being made is not there yet. Raises NotFound, Invalid."""

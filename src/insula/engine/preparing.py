@@ -47,6 +47,8 @@ class Preparation:
 async def prepare(parts: Parts, config: InstanceConfig) -> Resident:
     """Record the instance and make what can be made before it runs. Raises NotFound (image), Conflict (name), Invalid."""
     driver = parts.driver(config.driver)
+    if not config.image and config.machine is None:
+        raise Invalid("no image specified", field="image")
     image = await parts.images.get(config.image) if config.image else None
     check_config(config, image.config if image else ImageConfig())
     await _check_neighbours(parts, config)

@@ -222,6 +222,8 @@ async def _orphans(parts: Parts, entries: Sequence[Entry], boxes: Sequence[Sandb
         await _orphan_of_driver(parts, path)
     for path in await in_thread(_strangers, parts.paths.instances, known):
         await _orphan_of_driver(parts, path / "machine")
+        await parts.images.unmount(path.name, remove=True)
+        await parts.volumes.drop_disks(path.name)
     for folder in (parts.paths.instances, parts.paths.sandboxes):
         for path in await in_thread(_strangers, folder, known):
             await in_thread(sandboxes.drop_shared, path)

@@ -6,6 +6,7 @@ step pushes its undo, so a fault leaves the instance as it was.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from insula.engine.resident import Resident
 from insula.engine.resolve import HOST_FILES, Surroundings, hostname_of, resolve
 from insula.engine.steps import Plan, Step, Undo, set_up
 from insula.engine.users import Accounts, read_accounts
-from insula.errors import HostFault, InsulaError
+from insula.errors import HostFault, InsulaError, NotFound
 from insula.images.contract import ImageConfig
 from insula.model.instance import InstanceSpec
 from insula.networks.contract import Endpoint
 from insula.tasks import in_thread
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -50,15 +53,24 @@ async def start(parts: Parts, resident: Resident) -> None:
     """Run it. The caller holds the lock and has seen that it may be started. After a fault it is as before, with the fault
     in its state."""
     undo = Undo()
-    try:
-        await set_up(START, Start(parts, resident, undo))
-    except BaseException as fault:
-        await undo.run()
-        resident.endpoints, resident.published = (), ()
-        resident.attachments.abandon()
-        await resident.save(Verb.UNDO, error=sentence(fault), exit_code=exit_code(fault), handle=None, netns="")
-        raise
+    async with parts.starts:
+        try:
+            await set_up(START, Start(parts, resident, undo))
+        except BaseException as fault:
+            await undo.run()
+            await _undone(resident, fault)
+            raise
     parts.say(resident, "start")
+
+
+async def _undone(resident: Resident, fault: BaseException) -> None:
+    """A full disk must not hide why the start failed: what is in memory counts, and recovery undoes it once more."""
+    resident.endpoints, resident.published = (), ()
+    resident.attachments.abandon()
+    try:
+        await resident.save(Verb.UNDO, error=sentence(fault), exit_code=exit_code(fault), handle=None, netns="")
+    except HostFault as full:
+        log.error("the undo of a start cannot be written down", extra={"instance": resident.id}, exc_info=full)
 
 
 def sentence(fault: BaseException) -> str:
@@ -84,11 +96,13 @@ async def _record(work: Start) -> None:
 
 
 async def _root(work: Start) -> None:
-    image = work.resident.image
-    if image is None or work.resident.entry.config.machine is not None:
+    image, config = work.resident.image, work.resident.entry.config
+    if config.machine is not None:
         return
+    if image is None:
+        raise NotFound(f"No such image: {config.image}", kind="image", name=config.image)
     work.undo.push(work.parts.images.unmount, work.resident.id, remove=False)
-    volatile = work.resident.entry.config.auto_remove
+    volatile = config.auto_remove
     work.rootfs = (await work.parts.images.mount(image, work.resident.id, volatile=volatile)).path
 
 

@@ -14,7 +14,7 @@ from insula.engine.records import Stage
 from insula.engine.resident import Resident
 from insula.engine.restarting import next_delay_s, wants_restart
 from insula.engine.starting import start
-from insula.errors import InsulaError
+from insula.errors import HostFault, InsulaError
 
 log = logging.getLogger(__name__)
 
@@ -43,36 +43,47 @@ async def _exit_of(resident: Resident) -> Exit:
 
 async def ended(parts: Parts, resident: Resident, exit: Exit) -> None:
     """All that an end sets off, in order: record it, tell it, let go or remove, and plan the next start."""
-    await record_end(resident, exit)
-    resident.silent.set()
-    again = _again(resident)
-    if resident.entry.oom_killed:
-        parts.say(resident, "oom")
-    if resident.entry.config.auto_remove and not again and not resident.keep:
-        _say_end(parts, resident)
-        await removal(parts, resident, volumes=True)
-        return
+    again = _again(resident, exit)
     try:
-        await let_go(parts, resident)
-    except Exception as fault:
+        await _record(resident, exit)
+        resident.silent.set()
+        if resident.entry.config.auto_remove and not resident.keep:
+            _say_end(parts, resident)
+            await removal(parts, resident, volumes=True)
+        else:
+            await let_go(parts, resident)
+    except Exception as fault:  # whatever it was: nobody may wait for ever
         log.error("clearing up after an instance failed", extra={"instance": resident.id}, exc_info=fault)
-    resident.restarting = again
-    _say_end(parts, resident)
-    resident.settled.set()
+    finally:
+        resident.silent.set()
+        resident.restarting = again
+        resident.settled.set()
+    if resident.removal is None:
+        _say_end(parts, resident)
     resident.tell_exit()
     if again:
         plan_restart(parts, resident, ran_s=ran_s(resident))
 
 
+async def _record(resident: Resident, exit: Exit) -> None:
+    """A full disk must not keep what ended from being cleared up: the next recovery learns of the end from the driver."""
+    try:
+        await record_end(resident, exit)
+    except HostFault as fault:
+        log.error("the end of an instance cannot be written down", extra={"instance": resident.id}, exc_info=fault)
+
+
 def _say_end(parts: Parts, resident: Resident) -> None:
+    if resident.entry.oom_killed:
+        parts.say(resident, "oom")
     parts.say(resident, "die", exitCode=str(resident.entry.exit_code), execDuration=str(int(ran_s(resident))))
 
 
-def _again(resident: Resident) -> bool:
+def _again(resident: Resident, exit: Exit) -> bool:
     entry = resident.entry
     return not resident.keep and wants_restart(
         entry.config.restart,
-        exit_code=entry.exit_code,
+        exit_code=exit.code,
         user_stopped=entry.user_stopped,
         restart_count=entry.restart_count,
     )
@@ -110,7 +121,7 @@ async def _restart_after(parts: Parts, resident: Resident, delay_s: float) -> No
         try:
             await resident.save(restart_count=resident.entry.restart_count + 1)
             await start(parts, resident)
-        except InsulaError as fault:
+        except Exception as fault:
             log.warning("starting an instance again failed", extra={"instance": resident.id}, exc_info=fault)
             _failed_restart(parts, resident)
         else:
@@ -121,7 +132,7 @@ async def _restart_after(parts: Parts, resident: Resident, delay_s: float) -> No
 def _failed_restart(parts: Parts, resident: Resident) -> None:
     """A start that fails counts as an exit: try again later where the policy allows it, else it rests."""
     resident.restarting = False
-    if _again(resident):
+    if _again(resident, Exit(code=resident.entry.exit_code)):
         plan_restart(parts, resident, ran_s=0.0)
     else:
         resident.tell_exit()
