@@ -99,6 +99,15 @@ class Codec:
             return b'%b"resourceVersion":"%d",%b' % (self.head, record.revision, value[self._skip :])
         return encode_json(self._converted(record))
 
+    def add_body(self, parts: list[bytes | memoryview], record: Record) -> int:
+        """Append the object's text in pieces that share the stored bytes; returns about how long it is."""
+        value = record.value
+        if not self._plain or not value.startswith(self.stored_head):
+            parts.append(self.body(record))
+        else:
+            parts += (b'%b"resourceVersion":"%d",' % (self.head, record.revision), memoryview(value)[self._skip :])
+        return len(value)
+
     def object(self, record: Record) -> Resource:
         """The object, in this kind's version; the caller's own."""
         found: Resource = decode_json(self.body(record)) if self._plain else self._converted(record)

@@ -206,11 +206,10 @@ class RawPage:
 
     def chunks(self, size: int = 1 << 18) -> Iterator[bytes]:
         """Pieces of about `size` bytes."""
-        parts, weight, body = [self._opening()], 0, self._codec.body
+        parts: list[bytes | memoryview] = [self._opening()]
+        weight, add = 0, self._codec.add_body
         for record in self._records:
-            text = body(record)
-            parts.append(text)
-            weight += len(text)
+            weight += add(parts, record)
             if weight < size:
                 parts.append(b",")
                 continue
