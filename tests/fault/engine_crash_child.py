@@ -4,11 +4,14 @@ acknowledged. `INSULA_CRASH_AT` in its environment names the step at which it ki
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+from pathlib import Path
 
-from host.engine_support import IMAGE, Home, config
+from host.engine_support import IMAGE, Home, config, direct_machine
 from insula.engine.contract import SandboxConfig
 from insula.engine.node import NodeEngine
+from insula.images import machine as demo
 from insula.model.instance import MountConfig, PortMapping, RestartPolicy
 
 LONG = ("sh", "-c", "trap 'exit 6' TERM; echo up; while :; do sleep 0.02; done")
@@ -77,6 +80,24 @@ async def many(engine: NodeEngine) -> None:
     await asyncio.sleep(3600)
 
 
+async def machine(engine: NodeEngine) -> None:
+    """create, start, stop, remove of a machine."""
+    await engine.images.add_files_image(demo.NAME, demo.image_files(demo_machine_files()), demo.CONFIG)
+    await engine.create(direct_machine(name="web"))
+    say("created")
+    await engine.start("web")
+    say("started")
+    await engine.stop("web", timeout_s=0)
+    say("stopped")
+    await engine.remove("web")
+    say("removed")
+
+
+def demo_machine_files() -> demo.MachineFiles:
+    """The built files; the test that starts this has had them built."""
+    return demo.MachineFiles(**{key: Path(value) for key, value in json.loads(sys.argv[3]).items()})
+
+
 async def crowd(engine: NodeEngine) -> None:
     """Many at once."""
 
@@ -95,7 +116,9 @@ async def main() -> None:
     engine = await place.open()
     if not await engine.images.list():
         await engine.images.add_demo()
-    await {"life": life, "short": short, "sandbox": sandbox, "many": many, "crowd": crowd}[sys.argv[1]](engine)
+    await {"life": life, "short": short, "sandbox": sandbox, "many": many, "crowd": crowd, "machine": machine}[
+        sys.argv[1]
+    ](engine)
     await engine.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from host.engine_support import Home, config, home, opened, until
+from host.engine_support import Home, config, direct_machine, home, opened, until
+from host.vm_support import demo_machine
 from insula import clock
 from insula.engine import sandboxes
 from insula.engine.ending import END, FORGET, REMOVE
@@ -40,9 +42,9 @@ def child(scenario: str, place: Home, *more: str, crash_at: str = "") -> subproc
     )
 
 
-def crashed(scenario: str, place: Home, crash_at: str) -> list[str]:
+def crashed(scenario: str, place: Home, crash_at: str, *more: str) -> list[str]:
     """What was acknowledged before the process killed itself there."""
-    with child(scenario, place, crash_at=crash_at) as process:
+    with child(scenario, place, *more, crash_at=crash_at) as process:
         out, _ = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, f"the step {crash_at} was never reached"
     return out.split()
@@ -116,6 +118,27 @@ async def test_a_sandbox_cut_short(place: Home, step: str) -> None:
         from insula.engine.contract import SandboxConfig
 
         await engine.make_sandbox(SandboxConfig(id="pod"))
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize(
+    "step",
+    ["create.disks", "start.network", "start.make_machine:before", "start.make_machine", "start.remember", "start.run",
+     "start.running", "end.driver", "end.settle", "remove.driver", "remove.disks"],
+)  # fmt: skip
+async def test_a_machines_life_cut_short(place: Home, step: str) -> None:
+    files = await asyncio.to_thread(demo_machine)
+    said = crashed(
+        "machine", place, step, json.dumps({key: str(getattr(files, key)) for key in files.__struct_fields__})
+    )
+    async with opened(place) as engine:
+        if "started" in said and "stopped" not in said:
+            await until(engine, "web", "exited")
+        if await state_of(engine, "web") == "gone":
+            await engine.create(direct_machine(name="web"))
+        assert (await engine.start("web")).state.name == "running"
+        await engine.remove("web", force=True)
+        assert await engine.list() == []
 
 
 async def test_what_runs_goes_on_and_what_ended_is_known(place: Home) -> None:

@@ -15,7 +15,8 @@ from insula.drivers.driver import Channel, Streams
 from insula.engine.contract import Instance, State
 from insula.engine.node import NodeEngine
 from insula.engine.settings import EnginePaths, EngineSettings
-from insula.model.instance import InstanceConfig
+from insula.images import machine
+from insula.model.instance import InstanceConfig, MachineConfig
 
 IMAGE = "insula/busybox"
 SERVE_DEADLINE_S = 60.0
@@ -105,6 +106,20 @@ async def opened(place: Home, *, destroy: bool = True) -> AsyncIterator[NodeEngi
 def config(*command: str, **more: object) -> InstanceConfig:
     """A container of the demo image, without a network unless asked for one."""
     return InstanceConfig(**{"name": "", "image": IMAGE, "command": command, "network_mode": "none", **more})  # type: ignore[arg-type]
+
+
+def direct_machine(**more: object) -> InstanceConfig:
+    """The demo machine, its kernel booted directly."""
+    hardware = MachineConfig(
+        memory_bytes=160 * 1024 * 1024,
+        graphics=False,
+        kernel_image=machine.NAME,
+        kernel_path=machine.KERNEL_PATH,
+        initrd_path=machine.INITRD_PATH,
+        kernel_args=machine.KERNEL_ARGUMENTS,
+        hostname="vmhost",
+    )
+    return InstanceConfig(**{"name": "machine", "driver": "vm", "machine": hardware, **more})  # type: ignore[arg-type]
 
 
 async def collect(streams: Streams) -> dict[Channel, bytes]:

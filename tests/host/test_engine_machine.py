@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from host.engine_support import SERVE_DEADLINE_S, Home, fetch_page, home, opened
+from host.engine_support import SERVE_DEADLINE_S, Home, direct_machine, fetch_page, home, opened
 from host.vm_support import MIB, demo_machine, expect
 from insula.drivers.driver import Capability
 from insula.engine.node import NodeEngine
@@ -35,23 +35,10 @@ async def add_image(engine: NodeEngine, demo: MachineFiles) -> None:
     await engine.images.add_files_image(machine.NAME, machine.image_files(demo), machine.CONFIG)
 
 
-def direct(**more: object) -> InstanceConfig:
-    hardware = MachineConfig(
-        memory_bytes=160 * MIB,
-        graphics=False,
-        kernel_image=machine.NAME,
-        kernel_path=machine.KERNEL_PATH,
-        initrd_path=machine.INITRD_PATH,
-        kernel_args=machine.KERNEL_ARGUMENTS,
-        hostname="vmhost",
-    )
-    return InstanceConfig(**{"name": "machine", "driver": "vm", "machine": hardware, **more})  # type: ignore[arg-type]
-
-
 async def test_a_machine_boots_serves_and_is_taken_back(place: Home, demo: MachineFiles) -> None:
     async with opened(place, destroy=False) as engine:
         await add_image(engine, demo)
-        await engine.create(direct())
+        await engine.create(direct_machine())
         started = await engine.start("machine")
         assert started.state.name == "running"
         (endpoint,) = started.endpoints

@@ -13,7 +13,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from insula.drivers import available
 from insula.drivers.driver import Capability, Driver, Stats, Streams
-from insula.engine import archive, attaching, committing, controls, execing, recovery, sandboxes
+from insula.engine import archive as archives
+from insula.engine import attaching, committing, controls, execing, recovery, sandboxes
 from insula.engine.checks import need
 from insula.engine.contract import Event, Exec, Instance, LogLine, PathStat, Sandbox, SandboxConfig, State
 from insula.engine.events import EventLog
@@ -286,31 +287,31 @@ class NodeEngine:
 
     async def stat_path(self, id: str, path: str) -> PathStat:
         """See the contract."""
-        return await archive.stat_path(self._parts, self._parts.find(id), path)
+        return await archives.stat_path(self._parts, self._parts.find(id), path)
 
     def get_archive(self, id: str, path: str) -> AsyncIterator[bytes]:
         """See the contract."""
-        return archive.get_archive(self._parts, self._parts.find(id), path)
+        return archives.get_archive(self._parts, self._parts.find(id), path)
 
     async def put_archive(
-        self, id: str, path: str, archive_: AsyncIterator[bytes], *, no_overwrite_dir: bool = False
+        self, id: str, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool = False
     ) -> None:
         """See the contract."""
         resident = self._parts.find(id)
-        await archive.put_archive(self._parts, resident, path, archive_, no_overwrite_dir=no_overwrite_dir)
+        await archives.put_archive(self._parts, resident, path, archive, no_overwrite_dir=no_overwrite_dir)
         self._parts.say(resident, "extract-to-dir", path=path)
 
     async def changes(self, id: str) -> Sequence[tuple[str, int]]:
         """See the contract."""
-        return await archive.changes(self._parts.find(id))
+        return await archives.changes(self._parts.find(id))
 
     async def disk_usage(self, id: str) -> tuple[int, int]:
         """See the contract."""
-        return await archive.disk_usage(self._parts.find(id))
+        return await archives.disk_usage(self._parts.find(id))
 
     def export(self, id: str) -> AsyncIterator[bytes]:
         """See the contract."""
-        return archive.export(self._parts, self._parts.find(id))
+        return archives.export(self._parts, self._parts.find(id))
 
     async def commit(
         self,
