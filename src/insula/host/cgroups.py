@@ -132,45 +132,61 @@ def frozen(group: Group) -> bool:
 
 
 def freeze(group: Group, frozen: bool, *, deadline_s: float = 5.0) -> None:
-    """Stop or let go all of its processes and return when the kernel says so. Version 1 gives no notice and wants the order
-    repeated while processes fork, so its state is read again every millisecond. Raises HostFault after `deadline_s`."""
-    if group.layout.version == 2:
-        folder, name, order = group.directory(""), "cgroup.freeze", "1" if frozen else "0"
-    else:
-        folder, name, order = group.directory("freezer"), "freezer.state", "FROZEN" if frozen else "THAWED"
-    limit = time.monotonic() + deadline_s
+    """Stop or let go all of its processes and return when the kernel says so. Raises HostFault after `deadline_s` seconds, with
+    the processes let go.
+
+    Version 1 gives no notice, wants the order repeated while processes fork, and can stick half-way, for a process whose
+    threads are frozen one by one in the middle of an execve: so its state is read every millisecond, and now and then
+    it is thawed and begun anew.
+    """
+    limit, tries = time.monotonic() + deadline_s, 0
     while True:
-        try:
-            (folder / name).write_text(order)
-        except OSError as fault:
-            raise HostFault(f"Cannot write {order} to {folder / name}: {fault.strerror}.", code=fault.errno) from fault
-        if _is_frozen_state(group, folder) == frozen:
+        _order(group, frozen)
+        if _is_frozen(group) == frozen:
             return
+        tries += 1
         if time.monotonic() > limit:
-            raise HostFault(f"{folder / name} did not become {order} within {deadline_s:g} s.")
+            _order(group, False)
+            raise HostFault(f"The control group {group.path} could not be {'frozen' if frozen else 'thawed'}.")
+        if group.layout.version == 1 and frozen and tries % 20 == 0:
+            _order(group, False)
+            time.sleep(0.01)
         time.sleep(0.001)
 
 
-def _is_frozen_state(group: Group, folder: Path) -> bool:
+def _order(group: Group, frozen: bool) -> None:
     if group.layout.version == 2:
-        return table(read(folder / "cgroup.events")).get("frozen") == 1
-    return read(folder / "freezer.state").strip() == "FROZEN"
+        file, word = group.directory("") / "cgroup.freeze", "1" if frozen else "0"
+    else:
+        file, word = group.directory("freezer") / "freezer.state", "FROZEN" if frozen else "THAWED"
+    try:
+        file.write_text(word)
+    except OSError as fault:
+        raise HostFault(f"Cannot write {word} to {file}: {fault.strerror}.", code=fault.errno) from fault
+
+
+def _is_frozen(group: Group) -> bool:
+    if group.layout.version == 2:
+        return table(read(group.directory("") / "cgroup.events")).get("frozen") == 1
+    return read(group.directory("freezer") / "freezer.state").strip() == "FROZEN"
 
 
 def kill(group: Group) -> list[int]:
-    """Send SIGKILL to every process in it; frozen ones are thawed first, for version 1 delivers it only then. Returns the
+    """Send SIGKILL to every process in it and below; frozen ones are thawed, for version 1 delivers it only then. Returns the
     pids that were there."""
     if group.layout.version == 2:
         found = pids(group)
         with contextlib.suppress(OSError):  # since Linux 5.14
             (group.directory("") / "cgroup.kill").write_text("1")
             return found
-    if frozen(group):
-        freeze(group, False)
     found = pids(group)
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(Unavailable):
+        for folder, _, _ in os.walk(group.directory("freezer")):
+            with contextlib.suppress(OSError):
+                Path(folder, "freezer.state").write_text("THAWED")
     return found
 
 
