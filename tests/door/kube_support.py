@@ -24,6 +24,7 @@ from insula.store.memory import MemoryStore
 from insula.tasks import in_thread
 from insula.verbs.verbs import Verbs
 
+Registry.builtin()  # imports the files of kinds here, not in a test's event loop
 KUBECTL = shutil.which("kubectl", path=f"{Path(os.sys.executable).parent}:{os.environ['PATH']}") or "kubectl"  # type: ignore[attr-defined]
 
 
@@ -53,13 +54,20 @@ class Cluster:
     config: Path
     env: dict[str, str] = field(default_factory=dict)
 
-    async def kubectl(self, *args: str, stdin: str | dict[str, Any] | None = None, check: bool = True, timeout: float = 60) -> Ran:
+    async def kubectl(
+        self, *args: str, stdin: str | dict[str, Any] | None = None, check: bool = True, timeout: float = 60
+    ) -> Ran:
         """Run kubectl as the administrator."""
         data = None
         if stdin is not None:
             data = (stdin if isinstance(stdin, str) else json.dumps(stdin)).encode()
         process = await asyncio.create_subprocess_exec(
-            KUBECTL, *args, env=self.env, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            KUBECTL,
+            *args,
+            env=self.env,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         try:
             async with asyncio.timeout(timeout):

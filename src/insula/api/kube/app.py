@@ -33,8 +33,10 @@ from insula.api.kube.resources import HANDLERS
 from insula.api.kube.reviews import Reviews
 from insula.api.kube.streams import STREAMS, stream
 from insula.errors import HostFault, InsulaError, NotFound, TooManyRequests, Unsupported
+from insula.kinds import validation
 from insula.kinds.registry import Registry
 from insula.model.resource import Resource
+from insula.tasks import in_thread
 from insula.verbs.request import User
 from insula.verbs.verbs import Verbs
 
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 DOOR: web.AppKey[Door] = web.AppKey("kube-door", Door)
 MAX_IN_FLIGHT = 400  # reads and writes at once, as kube-apiserver's limit for reads; watches and streams not counted
 _LONG = frozenset({"watch"})
+_WARM = (("v1", "Pod"), ("apps/v1", "Deployment"), ("v1", "Service"))  # the first of these should not wait
 
 Extension = Callable[[web.Request, User, Asked], Awaitable[web.StreamResponse]]
 """Answers requests below a path prefix that another door owns; the user is known and was found to have the access."""
@@ -70,15 +73,17 @@ def make_app(
     Reviews(authority, judge).register(verbs)
     app = web.Application()
     app[DOOR] = door
-    app.router.add_route("*", "/{tail:.*}", _Entrance(door, extensions or {}))
+    app.router.add_route("*", "/{tail:.*}", _Entrance(door, extensions or {}).handle)
 
     customs = Customs(verbs)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
+        warming = asyncio.ensure_future(in_thread(validation.warm, [registry.by_gvk(*gvk) for gvk in _WARM]))
         await customs.start()
         if feed is not None:
             await feed.start()
         yield
+        await warming
         await customs.close()
         if feed is not None:
             await feed.close()
@@ -99,7 +104,8 @@ class _Entrance:
         self._extensions = tuple(extensions.items())
         self._under_way = 0
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request."""
         asked = read(request.method, request.rel_url.raw_path, request.query)
         try:
             user = await self._admitted(request, asked)

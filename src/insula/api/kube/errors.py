@@ -52,10 +52,11 @@ def status_of(fault: InsulaError, *, group: str = "", kind: str = "", name: str 
     details: dict[str, Any] = {}
     if found := fault.name or name:
         details["name"] = found
-    if group:
-        details["group"] = group
-    if found := fault.kind or kind:
-        details["kind"] = found
+    named, _, owner = (fault.kind or kind).partition(".")  # `deployments.apps`, `Deployment.apps`
+    if found := owner or ("" if fault.kind else group):
+        details["group"] = found
+    if named:
+        details["kind"] = named
     if fault.causes:
         details["causes"] = [
             {"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in fault.causes

@@ -84,6 +84,7 @@ async def make_defaults(verbs: Verbs) -> None:
 
 async def _reconcile(verbs: Verbs, ref: Ref, wanted: Resource) -> None:
     name = wanted["metadata"]["name"]
+    await asyncio.sleep(0)
     try:
         present = await verbs.get(ref, name)
     except NotFound:
