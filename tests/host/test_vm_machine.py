@@ -25,6 +25,7 @@ from insula.host import pidfd, qemu
 from insula.host.qmp import Monitor
 from insula.images.machine import MachineFiles
 from insula.model.instance import Disk, InstanceSpec, MachineConfig, Resources
+from insula.volumes.seed import seed_iso
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
@@ -116,6 +117,34 @@ async def test_a_cdrom_on_sata_boots(driver: VmDriver, make: Make, tmp_path: Pat
     spec, handle = await make(machine_spec(tmp_path, disks=(disk,)))
     await driver.start(handle)
     await until_logged(spec.log_path, b"login: ")
+
+
+async def test_the_demo_machine_reads_its_cloud_init_seed(
+    driver: VmDriver, make: Make, tmp_path: Path, demo: MachineFiles
+) -> None:
+    user_data = """#cloud-config
+hostname: seeded
+password: "s3cret"
+packages: [vim]
+runcmd:
+- echo "from runcmd $(hostname)"
+- [echo, flow, list]
+- 'echo quoted'
+"""
+    seed = tmp_path / "seed.iso"
+    seed.write_bytes(seed_iso({"user-data": user_data, "meta-data": "local-hostname: other\n"}))
+    disk = Disk(name="seed", path=str(seed), format="raw", readonly=True)
+    spec, handle = await make(booting(tmp_path, demo, disks=(disk,)))
+    await driver.start(handle)
+    seen = await until_logged(spec.log_path, b"seeded login: ")
+    for line in (b"from runcmd seeded", b"flow list", b"quoted", b"packages is not supported by this machine"):
+        assert line in seen
+    streams = await driver.attach(handle)
+    await streams.write(b"root\n")
+    await until_logged(spec.log_path, b"Password: ")
+    await streams.write(b"s3cret\n")
+    await until_logged(spec.log_path, b"root@seeded")
+    await streams.close()
 
 
 async def test_a_microvm_boots(driver: VmDriver, make: Make, tmp_path: Path, demo: MachineFiles) -> None:

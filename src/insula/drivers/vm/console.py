@@ -63,7 +63,7 @@ class Console:
         if self._server is None or not self._server.is_serving():
             writer.transport.abort()
             return
-        await self._tasks.spawn(self._view(reader, writer), "viewer")
+        await asyncio.wait([self._tasks.spawn(self._view(reader, writer), "viewer")])
 
     async def _view(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._viewers.add(writer)
