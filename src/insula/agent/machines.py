@@ -327,6 +327,7 @@ class Machines:
             try:
                 async for event in self._services.engine.events():
                     self._event(event)
+                return
             except Expired:
                 log.warning("missed events of the engine; every machine looks again")
             for worker in self._workers.values():

@@ -137,6 +137,7 @@ class Mirror:
                 async for event in self._services.engine.events():
                     if event.type == "container" and not event.action.startswith("exec_"):
                         self._wake.set()
+                return
             except Expired:
                 self._wake.set()
 

@@ -126,6 +126,7 @@ class Pods:
             try:
                 async for event in self._services.engine.events():
                     await self._event(event)
+                return
             except Expired:
                 log.warning("missed events of the engine; every pod looks again")
             for worker in self._workers.values():

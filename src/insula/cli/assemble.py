@@ -146,12 +146,10 @@ async def _loops(
     context = Context(client=client, caches=caches, settings={"root_ca": pki.ca_pem.decode()}, types=types)
     manager = Manager(context, caches, controllers.load())
     caches.subscribe(CUSTOM_KINDS, lambda _old, _new: manager.types_changed())
-    await undo.enter_async_context(manager)
     scheduler = Scheduler(client, caches)
-    await scheduler.start()
-    undo.push_async_callback(scheduler.close)
-    await agent.start()
-    undo.push_async_callback(agent.close)
+    for part in (manager, scheduler, agent):
+        undo.push_async_callback(part.close)
+        await part.start()
 
 
 async def _services(

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Manager:
-    """All controllers of one process on shared caches. Use `async with`; leaving it stops them."""
+    """All controllers of one process on shared caches. Use `start` and `close`."""
 
     def __init__(self, context: Context, caches: SharedCaches, controllers: Sequence[Controller]) -> None:
         self._context = context
@@ -64,13 +64,6 @@ class Manager:
         await self._tasks.close()
         for queue in self.queues.values():
             queue.close()
-
-    async def __aenter__(self) -> Manager:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
     async def _work(self, controller: Controller) -> None:
         queue = self.queues[controller.name]
