@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import http.client
 import json
 import logging
@@ -20,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -192,6 +194,65 @@ class Daemon:
             yield name
         finally:
             self.docker("rm", "-fv", name, check=None)
+
+
+class Terminal:
+    """The docker CLI on a pseudo-terminal, with someone typing."""
+
+    def __init__(self, daemon: Daemon, *arguments: str, rows: int = 24, columns: int = 80) -> None:
+        self._main, child = os.openpty()
+        termios.tcsetwinsize(child, (rows, columns))
+        self._process = subprocess.Popen(
+            [DOCKER or "docker", *arguments],
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            env=daemon.environment,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(child)
+        self._seen = b""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._main)
+
+    def send(self, data: bytes) -> None:
+        """Type."""
+        os.write(self._main, data)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Change the window."""
+        termios.tcsetwinsize(self._main, (rows, columns))
+
+    def expect(self, text: bytes, timeout_s: float = 20) -> None:
+        """Until it was shown; what came before is forgotten."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self._seen:
+            left = deadline - time.monotonic()
+            assert left > 0 and self._more(left), (text, self._seen)
+        self._seen = self._seen.partition(text)[2]
+
+    def _more(self, timeout_s: float) -> bool:
+        readable, _, _ = select.select([self._main], [], [], timeout_s)
+        try:
+            chunk = os.read(self._main, 65536) if readable else b""
+        except OSError:  # nobody is at the other end any more
+            return False
+        self._seen += chunk
+        return bool(chunk)
+
+    def ends(self, timeout_s: float = 20) -> int:
+        """The exit code."""
+        deadline = time.monotonic() + timeout_s
+        while self._more(max(0.0, deadline - time.monotonic())):
+            pass
+        return self._process.wait(timeout_s)
 
 
 def running() -> Iterator[Daemon]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -16,6 +17,8 @@ from insula.errors import Invalid
 from insula.images.changes import apply_changes
 
 TAR = "application/x-tar"
+_HOST_FILES = frozenset({"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"})
+_ADDED = 1
 
 
 def _path(call: Call) -> str:
@@ -64,8 +67,15 @@ async def put(call: Call) -> web.StreamResponse:
 
 async def changes(call: Call) -> web.StreamResponse:
     """`GET /containers/{id}/changes`."""
-    found = await call.door.engine.changes(call.params["id"])
+    found = without_host_files(await call.door.engine.changes(call.params["id"]))
     return json_response([{"Path": path, "Kind": kind} for path, kind in found] or None)
+
+
+def without_host_files(found: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Without the places made for the files that every container is given, which are nobody's change."""
+    kept = [(path, kind) for path, kind in found if path not in _HOST_FILES or kind != _ADDED]
+    lonely = not any(path.startswith("/etc/") for path, _ in kept)
+    return [(path, kind) for path, kind in kept if not (lonely and path == "/etc" and len(kept) < len(found))]
 
 
 async def export(call: Call) -> web.StreamResponse:

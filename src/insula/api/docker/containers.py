@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 from aiohttp import web
@@ -18,7 +19,7 @@ from insula.api.docker.shape import shape
 from insula.api.docker.words import ContainerWords, UpdateWords
 from insula.api.web import encode, json_response, streaming
 from insula.engine.contract import Instance, State
-from insula.errors import InsulaError, Invalid, NotFound
+from insula.errors import Conflict, InsulaError, Invalid, NotFound
 from insula.tasks import finish
 
 NO_CONTENT = 204
@@ -35,15 +36,37 @@ async def create(call: Call) -> web.StreamResponse:
     words = shape(raw, ContainerWords)
     if not words.image:
         raise Invalid("invalid JSON: Image: a container needs an image", field="Image")
-    platform = call.text("platform")
+    try:
+        instance = await _create(call, words, raw)
+    except NotFound as fault:
+        if fault.kind == "image":
+            raise
+        # To clients, 404 at this place means that the image must be pulled.
+        raise Invalid(fault.message, hint=fault.hint) from fault
+    return json_response({"Id": instance.id, "Warnings": []}, 201)
+
+
+async def _create(call: Call, words: ContainerWords, raw: dict[str, Any]) -> Instance:
+    engine, platform = call.door.engine, call.text("platform")
     around = await _look_around(call.door, words, platform)
     config = instance_config(call.text("name"), platform, words, raw, around)
-    engine = call.door.engine
     for name, mount in volume_specs(words):
         options = mount.volume_options
         await engine.volumes.create(name, labels=options.labels, options=options.driver_config.options)
     instance = await engine.create(config)
-    return json_response({"Id": instance.id, "Warnings": []}, 201)
+    if words.tty and any(words.host_config.console_size):
+        height, width = console_size(words.host_config.console_size)
+        await engine.resize(instance.id, width, height)  # the terminal has this size from its first moment
+    return instance
+
+
+def console_size(size: Sequence[int]) -> tuple[int, int]:
+    """Height and width, in the order of the wire. Raises Invalid."""
+    if not size:
+        return 0, 0
+    if len(size) != 2 or not all(0 <= each < 65536 for each in size):
+        raise Invalid("invalid JSON: ConsoleSize: expected two small numbers, height and width", field="ConsoleSize")
+    return size[0], size[1]
 
 
 async def _look_around(door: Door, words: ContainerWords, platform: str) -> Surroundings:
@@ -153,7 +176,7 @@ async def update(call: Call) -> web.StreamResponse:
 def _check_swap(instance: Instance, memory: int) -> None:
     swap = instance.config.resources.memory_swap_bytes or 0
     if 0 < swap < memory:
-        raise Invalid(
+        raise Conflict(
             f"Cannot update container {instance.id}: "  # noqa: S608 - a sentence, no SQL
             "Memory limit should be smaller than already set memoryswap limit, "
             "update the memoryswap at the same time",
@@ -182,12 +205,11 @@ async def wait(call: Call) -> web.StreamResponse:
 
 
 async def _ending(waiting: asyncio.Task[State]) -> dict[str, object]:
+    """`Error` is for a wait that failed; a container that could not be started is told by its start."""
     try:
         state = await waiting
     except InsulaError as fault:
         return {"StatusCode": -1, "Error": {"Message": fault.message}}
-    if state.error:
-        return {"StatusCode": state.exit_code, "Error": {"Message": state.error}}
     return {"StatusCode": state.exit_code}
 
 

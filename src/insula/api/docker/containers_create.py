@@ -80,7 +80,7 @@ def instance_config(
         mounts=mounts_of(words, around.instances),
         network_mode=mode,
         networks=attachments(words, mode),
-        ports=ports_of(words, around.image_ports),
+        ports=() if mode in ("none", "host") else ports_of(words, around.image_ports),
         dns=_addresses(host.dns),
         dns_search=tuple(host.dns_search),
         dns_options=tuple(host.dns_options),

@@ -49,7 +49,7 @@ def inspect_words(
         "ExecIDs": list(exec_ids) or None,
         "HostConfig": host_words(instance, cgroupns=cgroupns),
         "GraphDriver": {"Name": STORAGE, "Data": {"MergedDir": instance.rootfs, "ID": instance.id}},
-        "Mounts": [mount_words(mount) for mount in instance.mounts],
+        "Mounts": mounts_words(instance),
         "Config": config_words(instance),
         "NetworkSettings": network_words(instance, networks),
     }
@@ -76,6 +76,16 @@ def state_words(state: State) -> dict[str, Any]:
     if state.health:
         words["Health"] = {"Status": state.health, "FailingStreak": 0, "Log": []}
     return words
+
+
+def mounts_words(instance: Instance) -> list[dict[str, Any]]:
+    """`Mounts`; what stands in HostConfig's `Tmpfs` is not told twice, as in dockerd."""
+    plain = said(instance.config).get("HostConfig", {}).get("Tmpfs") or {}
+    return [
+        mount_words(mount)
+        for mount in instance.mounts
+        if mount.config.kind != "tmpfs" or not any(path.rstrip("/") == mount.config.target for path in plain)
+    ]
 
 
 def mount_words(mount: ResolvedMount) -> dict[str, Any]:
@@ -229,7 +239,7 @@ def summary_words(
             "Annotations": instance.config.annotations or None,
         },
         "NetworkSettings": {"Networks": endpoints_words(instance, networks)},
-        "Mounts": [mount_words(mount) for mount in instance.mounts],
+        "Mounts": mounts_words(instance),
     }
     if sizes is not None:
         words["SizeRw"], words["SizeRootFs"] = sizes

@@ -47,7 +47,7 @@ def resources_of(words: ResourceWords) -> Resources:
             raise refuse(field, "no driver of this node can set it")
     if words.device_requests:
         raise Invalid(
-            f'could not select device driver "" with capabilities: {json.dumps(_asked(words.device_requests))}',
+            f'could not select device driver "" with capabilities: {_asked(words.device_requests)}',
             field="HostConfig.DeviceRequests",
         )
     if words.memory_swappiness not in (None, -1):
@@ -70,8 +70,11 @@ def resources_of(words: ResourceWords) -> Resources:
     )
 
 
-def _asked(requests: Sequence[object]) -> list[object]:
-    return [each.get("Capabilities") for each in requests if isinstance(each, dict)]
+def _asked(requests: Sequence[object]) -> str:
+    """The capabilities of the first request, as Go prints a list of lists: [[gpu compute]]."""
+    first = requests[0]
+    sets = first.get("Capabilities") if isinstance(first, dict) else None
+    return f"[{' '.join('[' + ' '.join(map(str, each)) + ']' for each in sets or [] if isinstance(each, list))}]"
 
 
 def _check_memory(words: ResourceWords) -> None:

@@ -35,11 +35,12 @@ def mounts_of(words: ContainerWords, sources: Mapping[str, Instance]) -> tuple[M
 
 
 def _target(path: str, whole: str) -> str:
-    if not path.startswith("/"):
-        raise Invalid(f"invalid mount config: invalid mount path: '{path}' mount path must be absolute", field="Mounts")
+    start = f"invalid volume specification: '{whole}': invalid mount config"
+    if not path.startswith("/") or "\0" in path:
+        raise Invalid(f"{start}: invalid mount path: '{path}' mount path must be absolute", field="Mounts")
     clean = posixpath.normpath(path).replace("//", "/")
     if clean == "/":
-        raise Invalid(f"invalid volume specification: '{whole}': invalid specification: destination can't be '/'")
+        raise Invalid(f"{start}: invalid specification: destination can't be '/'", field="Mounts")
     return clean
 
 

@@ -96,7 +96,10 @@ async def _serve(call: Call, instance: Instance, session: Session, streams: Stre
 async def resize(call: Call) -> web.StreamResponse:
     """`POST /containers/{id}/resize`."""
     width, height = size_of(call)
-    await call.door.engine.resize(call.params["id"], width, height)
+    instance = await call.door.engine.get(call.params["id"])
+    if instance.state.name not in ("running", "paused"):
+        raise Conflict(f"container {instance.id} is not running")
+    await call.door.engine.resize(instance.id, width, height)
     return web.Response(status=200)
 
 

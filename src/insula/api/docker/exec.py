@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from insula.api.docker.containers import console_size
 from insula.api.docker.containers_streams import size_of
 from insula.api.docker.door import ExecWords
 from insula.api.docker.route import Call, Route
@@ -25,7 +26,7 @@ async def create(call: Call) -> web.StreamResponse:
     if not command:
         raise Invalid("No exec command specified", field="Cmd")
     parse_detach_keys(words.detach_keys)
-    height, width = _size(words.console_size)
+    height, width = console_size(words.console_size)
     process = Process(
         args=command,
         env=tuple(words.env),
@@ -48,15 +49,6 @@ async def create(call: Call) -> web.StreamResponse:
         ),
     )
     return json_response({"Id": made.id}, 201)
-
-
-def _size(size: list[int]) -> tuple[int, int]:
-    """Height and width, in the order of the wire."""
-    if not size:
-        return 0, 0
-    if len(size) != 2 or not all(0 <= each < 65536 for each in size):
-        raise Invalid("invalid JSON: ConsoleSize: expected two small numbers, height and width", field="ConsoleSize")
-    return size[0], size[1]
 
 
 async def start(call: Call) -> web.StreamResponse:

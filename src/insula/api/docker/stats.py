@@ -20,6 +20,7 @@ from insula.tasks import in_thread
 
 _INTERVAL_S = 1.0
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # the limit of what has none
 _COUNTERS = ("bytes", "packets", "errors", "dropped")
 
 
@@ -90,7 +91,7 @@ def stats_words(
         "memory_stats": {
             "usage": stats.memory_bytes,
             "stats": stats.memory_detail,
-            "limit": stats.memory_limit_bytes,
+            "limit": stats.memory_limit_bytes or (stats.memory_bytes and _HOST_MEMORY),
         },
     }
     return words | ({"networks": networks} if networks else {})

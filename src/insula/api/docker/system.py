@@ -121,9 +121,9 @@ def _node(door: Door, drivers: frozenset[str]) -> dict[str, Any]:
         "OSType": "linux",
         "IndexServerAddress": "https://index.docker.io/v1/",
         "RegistryConfig": {
-            "IndexConfigs": {},
+            "IndexConfigs": {"docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}},
             "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
-            "Mirrors": None,
+            "Mirrors": [],
         },
         "GenericResources": None,
         "HttpProxy": os.environ.get("HTTP_PROXY", ""),

@@ -85,7 +85,7 @@ def config_words(instance: Instance) -> dict[str, Any]:
         "OnBuild": sent.get("OnBuild"),
         "Labels": labels_of(instance),
     }
-    ports = exposed_ports(instance)
+    ports = dict.fromkeys((*image.exposed_ports, *(sent.get("ExposedPorts") or ())))
     optional: dict[str, Any] = {
         "ExposedPorts": {port: {} for port in ports} or None,
         "StopSignal": config.stop_signal or image.stop_signal or None,
@@ -192,7 +192,7 @@ def host_words(instance: Instance, *, cgroupns: str) -> dict[str, Any]:
     words["LogConfig"] = {"Type": config.log_driver, "Config": config.log_options}
     words["AutoRemove"] = config.auto_remove
     words["Privileged"] = config.security.privileged
-    words["PortBindings"] = bindings_words(config)
+    words["PortBindings"] = sent.get("PortBindings") or bindings_words(config)
     if config.security.privileged or config.security.masked_paths == ():
         words["MaskedPaths"] = words["ReadonlyPaths"] = None
     return words | _limits(config, sent)
