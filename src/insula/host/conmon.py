@@ -118,7 +118,7 @@ async def readable(fd: int) -> None:
     """Return when the descriptor can be read (or has come to its end)."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+    loop.add_reader(fd, pidfd.wake, ready)
     try:
         await ready
     finally:

@@ -53,7 +53,7 @@ def parent(pid: int) -> int:
 def alive(process: ProcessId) -> bool:
     """Whether it runs; a zombie has ended."""
     fields = _stat(process.pid) if process.pid > 0 else None
-    return bool(fields) and int(fields[19]) == process.start and fields[0] not in "ZX"
+    return fields is not None and int(fields[19]) == process.start and fields[0] not in "ZX"
 
 
 def open_fd(process: ProcessId) -> int | None:
@@ -82,6 +82,12 @@ def send(process: ProcessId, signum: int) -> bool:
     return True
 
 
+def wake(future: asyncio.Future[None]) -> None:
+    """Let whoever waits go on. Repeatable."""
+    if not future.done():
+        future.set_result(None)
+
+
 async def gone(process: ProcessId) -> None:
     """Return when it has ended, at once if it has. Holds one descriptor meanwhile."""
     fd = open_fd(process)
@@ -89,7 +95,7 @@ async def gone(process: ProcessId) -> None:
         return
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, lambda: ended.done() or ended.set_result(None))
+    loop.add_reader(fd, wake, ended)
     try:
         await ended
     finally:

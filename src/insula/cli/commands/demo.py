@@ -25,8 +25,13 @@ WAIT_S = 120.0
 
 def deployment() -> dict[str, Any]:
     """The Deployment of the demo."""
-    container: dict[str, Any] = {"name": "web", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", SERVE]}
-    container["readinessProbe"] = {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1}
+    container = {
+        "name": "web",
+        "image": BUSYBOX,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sh", "-c", SERVE],
+        "readinessProbe": {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1},
+    }
     labels = {"app": "demo"}
     return {
         "apiVersion": "apps/v1",
