@@ -425,6 +425,18 @@ async def test_unsafe_layers_of_an_earlier_boot_are_made_again(images: NodeImage
     await again.close()
 
 
+async def test_an_image_that_lost_content_does_not_harm_the_others(images: NodeImages, data: Path) -> None:
+    (good,) = await images.load(chunks(docker_archive([BASE], ["good:1"])))
+    await images.load(chunks(docker_archive([BASE, UPPER], ["bad:1"])))
+    (data / "blobs/sha256" / sha256(UPPER).removeprefix("sha256:")).write_bytes(b"")
+    again = await NodeImages.open(data)
+    await again.recover()
+    assert [image.id for image in await again.list()] == [good.id]
+    with pytest.raises(NotFound, match="No such image: bad:1"):
+        await again.get("bad:1")
+    await again.close()
+
+
 async def test_layers_become_safe_by_themselves(images: NodeImages, data: Path) -> None:
     await images.load(chunks(docker_archive([BASE], ["x:1"])))
     (chain,) = os.listdir(data / "layers")

@@ -49,7 +49,10 @@ async def peer(tmp_path: Path) -> AsyncIterator[Peer]:
     log.close()
     try:
         for _ in range(300):
-            if (folder / "docker.sock").exists() or child.poll() is not None:
+            if child.poll() is not None:
+                break
+            asked = ["docker", "-H", found.socket, "version"]
+            if not (await asyncio.to_thread(subprocess.run, asked, capture_output=True)).returncode:
                 break
             await asyncio.sleep(0.1)
         else:

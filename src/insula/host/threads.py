@@ -6,8 +6,11 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+from insula.tasks import in_thread
+
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -48,3 +51,9 @@ async def to_end(work: Awaitable[T]) -> T:
             task.exception()  # looked at, so that it is not reported as forgotten
         raise
     return task.result()
+
+
+async def change(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """`tasks.in_thread` for work that changes something: a cancelled caller goes on only when the change has been made, so
+    that its undoing meets no thread still at work."""
+    return await to_end(in_thread(call, *args, **kwargs))

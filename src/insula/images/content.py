@@ -7,21 +7,25 @@ so it is short, and can be killed at any time: what it left is swept next time.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from insula.errors import Invalid
-from insula.host.threads import to_end
+from insula.errors import InsulaError, Invalid
+from insula.host.threads import change
 from insula.images import manifests
 from insula.images.blobs import Blobs
 from insula.images.contract import Image
 from insula.images.layers import Layers, chain_ids
-from insula.images.metadata import Catalog, Entry, LayerBlob, Metadata, with_image
+from insula.images.metadata import Catalog, Entry, LayerBlob, Metadata, with_image, without_image
 from insula.images.rootfs import RootFilesystems
 from insula.tasks import in_thread
+
+log = logging.getLogger(__name__)
 
 
 class Content:
@@ -75,11 +79,11 @@ class Content:
             raise Invalid(f"cannot load {parsed.os} image on linux")
         if parsed.diff_ids != tuple(layer.diff_id for layer in layers):
             raise Invalid("the image configuration lists other layers than its manifest")
-        identity = await in_thread(self.blobs.put, config)
+        identity = await change(self.blobs.put, config)
         digests_needed = {layer.digest for layer in layers}
         records, _ = await asyncio.gather(
             self.layers.ensure_all(parsed.diff_ids, [layer.digest for layer in layers]),
-            in_thread(self.blobs.flush, digests_needed | {identity}),
+            change(self.blobs.flush, digests_needed | {identity}),
         )
         entry = Entry(
             id=identity,
@@ -120,8 +124,8 @@ class Content:
             self._dirty = self._holders > 0
             if self._dirty:
                 return []
-            gone = await to_end(in_thread(self._sweep))
-        await in_thread(self.blobs.empty_trash)
+            gone = await change(self._sweep)
+        await change(self.blobs.empty_trash)
         return gone
 
     def soil(self) -> None:
@@ -142,7 +146,23 @@ class Content:
         """At start, before anything else."""
         await in_thread(self.blobs.recover)
         await in_thread(self.layers.recover)
+        for identity in await in_thread(self._broken):
+            log.error("an image has lost content on disk and is dropped; pull it again", extra={"image": identity})
+            await self.metadata.change(partial(without_image, image=identity))
         await self.sweep()
+
+    def _broken(self) -> list[str]:
+        """Images that a damaged disk took content from; the others' configurations are read ahead."""
+        broken = []
+        for identity, entry in self.catalog.images.items():
+            try:
+                self.image(identity)
+                for layer in entry.layers:
+                    if self.blobs.size(layer.digest) != layer.size_bytes:
+                        raise FileNotFoundError(layer.digest)
+            except (OSError, InsulaError):
+                broken.append(identity)
+        return broken
 
     async def close(self) -> None:
         """Wait for what runs in the background."""

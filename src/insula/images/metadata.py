@@ -14,9 +14,8 @@ import msgspec
 from msgspec import Struct, field
 
 from insula.errors import HostFault
-from insula.host.threads import to_end
+from insula.host.threads import change as in_thread_to_end
 from insula.images.blobs import disk_fault
-from insula.tasks import in_thread
 
 
 class LayerBlob(Struct, frozen=True, kw_only=True):
@@ -97,7 +96,7 @@ class Metadata:
         async with self._lock:
             changed = step(self.catalog)
             if changed != self.catalog:
-                await to_end(in_thread(self._write, changed))
+                await in_thread_to_end(self._write, changed)
             return changed
 
     def _write(self, catalog: Catalog) -> None:

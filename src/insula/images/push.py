@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from insula.host.tarstream import CHUNK
-from insula.host.threads import to_end
+from insula.host.threads import change, to_end
 from insula.images import manifests, reference
 from insula.images.archive_out import oci_manifest
 from insula.images.blobs import Blobs, digest_of
@@ -18,7 +18,6 @@ from insula.images.contract import Progress, Report
 from insula.images.metadata import Catalog, Entry, LayerBlob, with_image
 from insula.images.registry import Registry
 from insula.images.resolve import short
-from insula.tasks import in_thread
 
 _PARALLEL = 3
 
@@ -72,7 +71,7 @@ class Push:
         name = short(layer.diff_id)
         async with self._slots:
             if not layer.media_type.endswith(("gzip", "zstd")):
-                layer = await to_end(in_thread(compress, self._content.blobs, layer))
+                layer = await change(compress, self._content.blobs, layer)
                 self._content.soil()
             if await self._registry.has(layer.digest):
                 self._report(Progress(status="Layer already exists", id=name))

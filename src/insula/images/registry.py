@@ -17,6 +17,7 @@ from yarl import URL
 
 from insula.clock import Backoff
 from insula.errors import Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
+from insula.host.threads import change
 from insula.images import manifests, registry_auth
 from insula.images.blobs import Blobs, BlobWriter
 from insula.images.contract import Auth
@@ -113,7 +114,7 @@ class Registry:
 
     async def fetch(self, blobs: Blobs, digest: str, size: int, progress: Callable[[int], None]) -> None:
         """Bring a blob in, resuming where a connection broke. Raises Invalid (lies about its digest or size), Unavailable."""
-        writer = await in_thread(blobs.writer)
+        writer = blobs.writer()
         writer.expected_bytes = size
         backoff = Backoff(base_s=0.2, cap_s=5)
         try:
@@ -128,28 +129,28 @@ class Registry:
                     await asyncio.sleep(backoff.next_s())
             if writer.size != size:
                 raise Invalid(f"the registry's blob {digest} has {writer.size} bytes, not the promised {size}")
-            await in_thread(writer.commit, digest)
+            await change(writer.commit, digest)
         finally:
-            await in_thread(writer.abort)
+            await change(writer.abort)
 
     async def _fetch_rest(self, writer: BlobWriter, digest: str, progress: Callable[[int], None]) -> None:
         headers = {"Range": f"bytes={writer.size}-"} if writer.size else {}
         async with self._request("GET", self._url("blobs", digest), headers=headers) as answer:
             await self._check(answer)
             if writer.size and not answer.headers.get("Content-Range", "").startswith(f"bytes {writer.size}-"):
-                await in_thread(writer.restart)
+                await change(writer.restart)
             batch = bytearray()
             try:
                 async for chunk in answer.content.iter_any():
                     batch += chunk
                     if len(batch) >= _BATCH:
-                        await in_thread(writer.write, bytes(batch))
+                        await change(writer.write, bytes(batch))
                         batch.clear()
                         progress(writer.size)
             except _BROKEN:
-                await in_thread(writer.write, bytes(batch))  # what has come need not come again
+                await change(writer.write, bytes(batch))  # what has come need not come again
                 raise
-            await in_thread(writer.write, bytes(batch))
+            await change(writer.write, bytes(batch))
             progress(writer.size)
 
     # --- writing --------------------------------------------------------------------------------------------------

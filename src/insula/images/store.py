@@ -20,7 +20,7 @@ from typing import Any, Self
 from insula import clock
 from insula.errors import NotFound
 from insula.host.tarstream import consume, produce
-from insula.host.threads import to_end
+from insula.host.threads import change
 from insula.images import archive_in, archive_out, build, demo, manifests, resolve
 from insula.images.bounded import Bounded
 from insula.images.changes import apply_changes
@@ -132,7 +132,7 @@ class NodeImages:
         content = self._content
         tagged = parse_name(name).tagged
         async with content.hold():
-            layer = await in_thread(build.store_layer, content.blobs, files)
+            layer = await change(build.store_layer, content.blobs, files)
             document = build.configuration(
                 [layer],
                 config,
@@ -187,7 +187,7 @@ class NodeImages:
             entry = content.catalog.images.get(base.id)
             if entry is None:
                 raise NotFound(f"No such image: {base.id}", kind="image", name=base.id)
-            layer = await to_end(in_thread(build.store_written, content.blobs, lambda out: write_diff(upper, out)))
+            layer = await change(build.store_written, content.blobs, lambda out: write_diff(upper, out))
             layers = [*entry.layers, layer]
             created = clock.rfc3339_nano(clock.now())
             document = build.configuration(
@@ -244,11 +244,11 @@ class NodeImages:
         """Make (or take back after a crash) the root file system of an instance. Raises NotFound, HostFault."""
         async with self._content.hold():
             chains = await self._chains(image)
-            return await in_thread(self._content.rootfs.mount, instance, image.id, chains, volatile=volatile)
+            return await change(self._content.rootfs.mount, instance, image.id, chains, volatile=volatile)
 
     async def unmount(self, instance: str, *, remove: bool) -> None:
         """Unmount it and, with `remove`, delete the writable layer. Repeatable."""
-        await in_thread(self._content.rootfs.unmount, instance, remove=remove)
+        await change(self._content.rootfs.unmount, instance, remove=remove)
 
     async def rootfs(self, instance: str) -> Rootfs:
         """What `mount` returned for an instance. Raises NotFound."""

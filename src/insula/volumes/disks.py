@@ -15,6 +15,7 @@ from insula.errors import Conflict, DeadlineExceeded, HostFault, Invalid, NotFou
 from insula.host import spawn
 from insula.host.rmtree import remove_tree
 from insula.host.tarstream import CHUNK, Limited, Plain, Source, consume
+from insula.host.threads import change
 from insula.model.instance import Disk, DiskConfig
 from insula.tasks import in_thread
 from insula.volumes.diskfile import SECTOR, DiskFacts, Format, probe
@@ -45,15 +46,15 @@ class Disks:
         """See `contract.Volumes.make_disk`."""
         place = self._folder / check_part(owner, "disk's owner")
         check_part(disk.name, "disk")
-        await in_thread(place.mkdir, exist_ok=True)
+        await change(place.mkdir, exist_ok=True)
         if disk.kind == "image":
             return await self._on_backing(place, disk, backing)
         if disk.kind == "file":
             return await self._file(disk)
         if disk.kind == "empty":
-            path = await in_thread(_make_empty, place, disk)
+            path = await change(_make_empty, place, disk)
             return _resolved(disk, path, "raw")
-        return _resolved(disk, await in_thread(_make_seed, place, disk), "raw", readonly=True)
+        return _resolved(disk, await change(_make_seed, place, disk), "raw", readonly=True)
 
     async def _on_backing(self, place: Path, disk: DiskConfig, backing: str) -> Disk:
         facts = await in_thread(_probe, backing)
@@ -66,9 +67,9 @@ class Disks:
                     f"the disk {disk.name} cannot be {disk.size_bytes} bytes: its image has {facts.size_bytes}",
                     field="size",
                 )
-            await in_thread(fresh.unlink, missing_ok=True)
+            await change(fresh.unlink, missing_ok=True)
             await spawn.run(overlay_command(str(fresh), backing, facts.format, disk.size_bytes), deadline_s=_PROGRAM_S)
-            await in_thread(fresh.rename, path)
+            await change(fresh.rename, path)
         return _resolved(disk, str(path), "qcow2")
 
     async def _file(self, disk: DiskConfig) -> Disk:
@@ -79,7 +80,7 @@ class Disks:
 
     async def drop(self, owner: str) -> None:
         """Delete an owner's disks. Repeatable."""
-        await in_thread(remove_tree, self._folder / check_part(owner, "disk's owner"), ignore_errors=True)
+        await change(remove_tree, self._folder / check_part(owner, "disk's owner"), ignore_errors=True)
 
     async def receive(self, source: AsyncIterator[bytes], path: str, max_bytes: int) -> DiskFacts:
         """Write an image, decompressed and sparse, verified to be whole. Raises Invalid, Unsupported, TooLarge, HostFault."""
@@ -92,9 +93,9 @@ class Disks:
             facts = await in_thread(probe, str(fresh))
             if facts.format == "qcow2":
                 await check_deeply(str(fresh))
-            await in_thread(_keep, fresh, target)
+            await change(_keep, fresh, target)
         finally:
-            await in_thread(fresh.unlink, missing_ok=True)
+            await change(fresh.unlink, missing_ok=True)
         return facts
 
 

@@ -22,7 +22,7 @@ from insula import clock
 from insula.errors import HostFault, NotFound, Unsupported
 from insula.host.copytree import copy_tree
 from insula.host.rmtree import remove_tree
-from insula.host.threads import to_end
+from insula.host.threads import change
 from insula.model.instance import Disk, DiskConfig
 from insula.tasks import in_thread
 from insula.volumes import naming
@@ -94,7 +94,7 @@ class NodeVolumes:
         async with self._lock(name):
             if name not in self._records:
                 record = _Record(created=clock.rfc3339(clock.now()), labels=labels or {})
-                await to_end(in_thread(self._make, name, record))
+                await change(self._make, name, record)
                 self._records[name] = record
         return self._volume(name)
 
@@ -119,7 +119,7 @@ class NodeVolumes:
         """Delete with contents. Raises NotFound, HostFault."""
         async with self._lock(name):
             await self.get(name)
-            await to_end(in_thread(self._delete, name))
+            await change(self._delete, name)
 
     def _delete(self, name: str) -> None:
         place = self._folder / name
@@ -136,7 +136,7 @@ class NodeVolumes:
         """Copy `source` into an empty volume, everything kept; one with content is left alone. Raises HostFault."""
         async with self._lock(volume.name):
             await self.get(volume.name)
-            await to_end(in_thread(self._populate, self._folder / volume.name, source))
+            await change(self._populate, self._folder / volume.name, source)
 
     @staticmethod
     def _populate(place: Path, source: str) -> None:
