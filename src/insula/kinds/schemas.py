@@ -64,13 +64,17 @@ def names() -> Iterable[str]:
     return _raw().keys()
 
 
-def raw(name: str) -> dict[str, Any]:
-    """A definition with its prose, as the package has it; not kept. Raises NotFound."""
+def text(name: str) -> bytes:
+    """A definition as the package's JSON text. Raises NotFound."""
     try:
-        text = _raw()[name]
+        return bytes(_raw()[name])
     except KeyError:
         raise NotFound(f"no schema definition {name}") from None
-    found: dict[str, Any] = msgspec.json.decode(text)
+
+
+def raw(name: str) -> dict[str, Any]:
+    """A definition with its prose, as the package has it; not kept. Raises NotFound."""
+    found: dict[str, Any] = msgspec.json.decode(text(name))
     return found
 
 

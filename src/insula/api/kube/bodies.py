@@ -100,6 +100,9 @@ async def from_yaml(data: bytes) -> Any:
     return await in_thread(_yaml, data) if len(data) > _SLOW_BYTES else _yaml(data)
 
 
+_EXCESSIVE = "error converting YAML to JSON: yaml: document contains excessive aliasing or nesting"
+
+
 def _yaml(data: bytes) -> Any:
     try:
         loader = _Loader(data)
@@ -123,19 +126,26 @@ def _yaml(data: bytes) -> Any:
 
 
 def _bounded(root: yaml.Node) -> None:
-    """Refuse documents whose aliases unfold to more than a body may hold, and too deep ones."""
-    budget = [LIMIT]
+    """Refuse documents whose aliases unfold to more than a body may hold, circular and too deep ones. Each node is looked at
+    once, however often it is referred to."""
+    sizes: dict[int, int] = {}  # of a node unfolded; 0 while it is being measured
 
-    def visit(node: yaml.Node, depth: int) -> None:
-        budget[0] -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
-        if budget[0] < 0 or depth > DEPTH_LIMIT:
-            raise Invalid("error converting YAML to JSON: yaml: document contains excessive aliasing or nesting")
-        if isinstance(node, yaml.SequenceNode):
-            for child in node.value:
-                visit(child, depth + 1)
-        elif isinstance(node, yaml.MappingNode):
-            for key, child in node.value:
-                visit(key, depth + 1)
-                visit(child, depth + 1)
+    def size(node: yaml.Node, depth: int) -> int:
+        known = sizes.get(id(node))
+        if known == 0 or depth > DEPTH_LIMIT:
+            raise Invalid(_EXCESSIVE)
+        if known is not None:
+            return known
+        sizes[id(node)] = 0
+        if isinstance(node, yaml.MappingNode):
+            total = 1 + sum(size(part, depth + 1) for pair in node.value for part in pair)
+        elif isinstance(node, yaml.SequenceNode):
+            total = 1 + sum(size(part, depth + 1) for part in node.value)
+        else:
+            total = 1 + len(node.value)
+        if total > LIMIT:
+            raise Invalid(_EXCESSIVE)
+        sizes[id(node)] = total
+        return total
 
-    visit(root, 0)
+    size(root, 0)
