@@ -147,9 +147,16 @@ runcmd:
     await streams.close()
 
 
-async def test_a_microvm_boots(driver: VmDriver, make: Make, tmp_path: Path, demo: MachineFiles) -> None:
+async def test_a_microvm_boots_on_kvm_and_is_refused_without(
+    driver: VmDriver, make: Make, tmp_path: Path, demo: MachineFiles
+) -> None:
     config = MachineConfig(machine_type="microvm", memory_bytes=160 * MIB)
-    spec, handle = await make(booting(tmp_path, demo, config=config))
+    spec = booting(tmp_path, demo, config=config)
+    if (await driver.probe()).facts["accelerator"] == "tcg":
+        with pytest.raises(Unsupported, match="needs KVM"):
+            await driver.create(spec)
+        return
+    _, handle = await make(spec)
     await driver.start(handle)
     await until_logged(spec.log_path, b"login: ")
     with pytest.raises(Conflict, match="no graphics card"):

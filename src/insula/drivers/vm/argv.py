@@ -15,7 +15,7 @@ import uuid as uuids
 
 from insula.drivers.vm.devices import disk_arguments, json_argument, nic_arguments, small_arguments
 from insula.drivers.vm.launch import MIB, Launch, check, cpus, has_screen, is_microvm
-from insula.errors import Invalid
+from insula.errors import Invalid, Unsupported
 from insula.model.instance import MachineConfig, MachineSpec
 
 _TCG_CACHE_MIB = 256  # QEMU's own default grows with the host's memory, to 1 GiB
@@ -24,6 +24,12 @@ _TCG_CACHE_MIB = 256  # QEMU's own default grows with the host's memory, to 1 Gi
 def qemu_arguments(machine: MachineSpec, launch: Launch) -> list[str]:
     """The whole command. Raises Invalid or Unsupported for a machine that cannot be."""
     check(machine.config)
+    if is_microvm(machine.config) and launch.accelerator != "kvm":
+        # Without KVM's clock its kernel measures the time by the PIT, and hangs when the host is too busy for that.
+        raise Unsupported(
+            "A microvm needs KVM, which does not work on this host; q35 also runs emulated.",
+            field="machine.machine_type",
+        )
     return [
         launch.binary,
         *_base(launch),
@@ -52,8 +58,7 @@ def _base(launch: Launch) -> list[str]:
 def _board(config: MachineConfig, launch: Launch) -> list[str]:
     machine = config.machine_type
     if is_microvm(config):
-        pit = "off" if launch.accelerator == "kvm" else "on"  # a guest without KVM's clock measures its own by the PIT
-        machine += f",acpi=on,pit={pit},pic=off,rtc=on,isa-serial=on,auto-kernel-cmdline=on"
+        machine += ",acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,auto-kernel-cmdline=on"
     else:
         machine += ",hpet=off,vmport=off"
     out: list[str] = []
