@@ -84,6 +84,15 @@ async def test_two_updates_of_one_revision_have_one_winner(store: Store) -> None
     assert sum(isinstance(one, StaleRevision) for one in outcomes) == 19
 
 
+async def test_who_loses_a_race_can_read_what_won_it(store: Store) -> None:
+    first = await store.create("pods/a/x", b"1")
+    won = asyncio.create_task(store.update("pods/a/x", b"2", revision=first.revision))
+    await asyncio.sleep(0)
+    with pytest.raises(StaleRevision):
+        await store.update("pods/a/x", b"3", revision=first.revision)
+    assert await store.get("pods/a/x") == await won
+
+
 async def test_listing_in_order_and_in_pages(store: Store) -> None:
     for name in ("b/2", "a/1", "a.x/9", "a/3", "a/2"):
         await store.create(name, name.encode())

@@ -1,6 +1,6 @@
 """The store of one machine: an append-only table in SQLite, the present in memory.
 
-    event loop   checks a write against what is there (committed or on its way), gives it the next revision, queues it
+    event loop   waits for an older write of the same key, checks against what is there, gives the next revision, queues it
     one thread   takes all that is queued, commits it in one transaction, and says so
     event loop   only then shows it to readers and watchers and acknowledges it
 
@@ -65,7 +65,7 @@ class SqliteStore:
         feed.replay = self._replay
         feed.oldest = loaded.compacted
         self._history = History(feed, loaded.records)
-        self._pending: dict[str, Record | None] = {}
+        self._pending: dict[str, _Write] = {}
         self._queue: deque[_Write] = deque()
         self._next = loaded.revision + 1
         self._committer: asyncio.Task[None] | None = None
@@ -152,37 +152,34 @@ class SqliteStore:
 
     # --- write --------------------------------------------------------------------------------------------------
 
-    def _newest(self, key: str) -> Record | None:
-        """What a write meets: what is on its way counts as there."""
-        if key in self._pending:
-            return self._pending[key]
+    async def _settled(self, key: str) -> Record | None:
+        """What a write meets. One that is on its way is waited for, so that who loses a race can read what won it."""
+        while (write := self._pending.get(key)) is not None:
+            await asyncio.wait([write.done])
+        self._check()
         return self._history.index.get(key)
 
     async def create(self, key: str, value: bytes) -> Record:
         """Make a key."""
-        self._check()
-        if self._newest(key) is not None:
+        if await self._settled(key) is not None:
             raise AlreadyExists(f"the key {key} exists")
         return await self._commit(written(key, value, self._next, None))
 
     async def update(self, key: str, value: bytes, *, revision: int) -> Record:
         """Replace a value."""
-        self._check()
-        previous = expect(self._newest(key), key, revision)
+        previous = expect(await self._settled(key), key, revision)
         return await self._commit(written(key, value, self._next, previous))
 
     async def delete(self, key: str, *, revision: int | None = None) -> Record:
         """Remove a key."""
-        self._check()
-        previous = expect(self._newest(key), key, revision)
+        previous = expect(await self._settled(key), key, revision)
         return await self._commit(removed(previous, self._next))
 
     async def _commit(self, change: Change) -> Record:
         assert change.record is not None
         loop = asyncio.get_running_loop()
         self._next += 1
-        self._pending[change.record.key] = None if change.type == "deleted" else change.record
-        write = _Write(change, loop.create_future())
+        write = self._pending[change.record.key] = _Write(change, loop.create_future())
         self._queue.append(write)
         if self._committer is None:
             self._committer = loop.create_task(self._commit_all(), name="store/commit")
@@ -216,9 +213,7 @@ class SqliteStore:
         for write in batch:
             record = write.change.record
             assert record is not None
-            pending = self._pending.get(record.key, _NOTHING)
-            if pending is _NOTHING or pending is record or (pending is None and write.change.type == "deleted"):
-                self._pending.pop(record.key, None)
+            self._pending.pop(record.key, None)
             if not write.done.done():
                 write.done.set_result(record)
         self._remember_age()
@@ -298,6 +293,3 @@ class SqliteStore:
         self._history.feed.close()
         await self._in_thread(self._connection.close)
         self._thread.shutdown(wait=True)
-
-
-_NOTHING: Any = object()
