@@ -232,11 +232,17 @@ class Terminal:
 
     def expect(self, text: bytes, timeout_s: float = 20) -> None:
         """Until it was shown; what came before is forgotten."""
+        assert self.shows(text, timeout_s), (text, self._seen)
+
+    def shows(self, text: bytes, timeout_s: float) -> bool:
+        """Whether it is shown in time."""
         deadline = time.monotonic() + timeout_s
         while text not in self._seen:
             left = deadline - time.monotonic()
-            assert left > 0 and self._more(left), (text, self._seen)
+            if left <= 0 or not self._more(left):
+                return False
         self._seen = self._seen.partition(text)[2]
+        return True
 
     def _more(self, timeout_s: float) -> bool:
         readable, _, _ = select.select([self._main], [], [], timeout_s)

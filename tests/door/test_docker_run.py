@@ -152,13 +152,13 @@ def test_a_taken_port_is_refused(daemon: Daemon) -> None:
 def test_limits_reach_the_kernel(daemon: Daemon) -> None:
     with daemon.container(
         *("--network", "none", "--memory", "64m", "--cpus", "0.5", "--pids-limit", "50", "--ulimit", "nofile=100:200"),
-        *(IMAGE, "sleep", "60"),
+        *(IMAGE, "sh", "-c", "ulimit -Sn; ulimit -Hn; exec sleep 60"),
     ) as name:
         shown = daemon.text(
             "inspect", "-f", "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}", name
         )
         assert shown == f"{64 << 20} 500000000 50"
-        assert daemon.text("exec", name, "sh", "-c", "ulimit -n") == "100"
+        until(lambda: daemon.text("logs", name) == "100\n200")
         pid = daemon.text("inspect", "-f", "{{.State.Pid}}", name)
         groups = Path(f"/proc/{pid}/cgroup").read_text()
         path = next(line.split(":")[2] for line in groups.splitlines() if ":memory:" in line or line.startswith("0::/"))
@@ -215,10 +215,15 @@ def test_a_resized_terminal(daemon: Daemon) -> None:
         daemon, "run", "--rm", "-it", "--network", "none", IMAGE, "sh", "-c", script, rows=24, columns=80
     ) as tty:
         tty.expect(b"ready")
-        tty.resize(50, 132)
-        tty.expect(b"50 132")
+        # The CLI begins to watch its window some time after the start, so the first changes may be missed.
+        assert any(_shown_after_resize(tty, rows) for rows in range(50, 80))
         tty.send(b"\x03")
         assert tty.ends() == 130
+
+
+def _shown_after_resize(tty: Terminal, rows: int) -> bool:
+    tty.resize(rows, 132)
+    return tty.shows(f"{rows} 132".encode(), 0.5)
 
 
 def test_detach_keys_leave_it_running(daemon: Daemon) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
-from insula.api.docker.events import tell
 from insula.api.docker.images_words import name_of
 from insula.api.docker.route import Call, Route
+from insula.api.docker.words_out import config_words
 from insula.api.web import body_chunks, encode, json_response, send_chunks
 from insula.engine.contract import PathStat
 from insula.errors import Invalid
@@ -89,8 +89,8 @@ async def commit(call: Call) -> web.StreamResponse:
     """`POST /commit`."""
     engine = call.door.engine
     instance = await engine.get(call.text("container"))
-    body = await call.body()
-    config: dict[str, Any] = {name: value for name, value in body.items() if name in _CONFIG and value}
+    asked = config_words(instance) | {name: value for name, value in (await call.body()).items() if value}
+    config: dict[str, Any] = {name: value for name, value in asked.items() if name in _CONFIG and value}
     lines = [line for text in call.request.query.getall("changes", []) for line in text.split("\n") if line.strip()]
     image = await engine.commit(
         instance.id,
@@ -98,9 +98,8 @@ async def commit(call: Call) -> web.StreamResponse:
         message=call.text("comment"),
         author=call.text("author"),
         pause=call.flag("pause", default=True),
-        config=apply_changes(config, lines) or None,
+        config=apply_changes(config, lines),
     )
-    tell(call.door, "container", "commit", instance.id, imageID=image.id, image=instance.config.image)
     return json_response({"Id": image.id}, 201)
 
 

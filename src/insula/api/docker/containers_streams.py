@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from insula.api.docker.events import tell
 from insula.api.docker.route import Call, Route
 from insula.api.docker.streams import (
     Client,
@@ -88,8 +87,6 @@ async def _serve(call: Call, instance: Instance, session: Session, streams: Stre
             await streams.close()
         raise
     if streams is not None:
-        attributes = {"image": instance.config.image, "name": instance.config.name}
-        tell(call.door, "container", "attach", instance.id, **attributes)
         await join(client, streams, session)
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 from aiohttp import web
 
 from insula.api.docker.containers import console_size
 from insula.api.docker.containers_streams import size_of
-from insula.api.docker.door import ExecWords
+from insula.api.docker.door import Door, ExecWords
 from insula.api.docker.route import Call, Route
 from insula.api.docker.streams import Session, content_type, frame, hijack, join, parse_detach_keys
 from insula.api.docker.words import ExecCreateWords, ExecStartWords
 from insula.api.web import TakenOver, json_response
 from insula.drivers.driver import Channel
 from insula.engine.contract import Exec
-from insula.errors import Conflict, HostFault, Invalid
+from insula.errors import Conflict, HostFault, InsulaError, Invalid
 from insula.model.instance import Process
+
+_EXIT_S = 2.0
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -85,10 +89,18 @@ async def start(call: Call) -> web.StreamResponse:
         await streams.close()
         raise
     try:
-        await join(client, streams, session)
+        if await join(client, streams, session):
+            await _settle(call.door, made.id)
     finally:
         client.close()
     return TakenOver()
+
+
+async def _settle(door: Door, exec_id: str) -> None:
+    """Clients ask for the exit code as soon as the stream ends, so it ends when that is known; not much later for a process that
+    closed its output and goes on."""
+    with contextlib.suppress(TimeoutError, InsulaError):
+        await asyncio.wait_for(door.engine.exec_wait(exec_id), _EXIT_S)
 
 
 async def _say(call: Call, kind: str, message: str, *, framed: bool) -> web.StreamResponse:

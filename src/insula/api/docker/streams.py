@@ -112,28 +112,30 @@ class Session:
         return self.stdout if channel is Channel.STDOUT else self.stderr
 
 
-async def join(client: Client, streams: Streams, session: Session) -> None:
+async def join(client: Client, streams: Streams, session: Session) -> bool:
     """Carry bytes both ways until the process has no more output, the client detaches or is gone. The process is never
-    harmed; the streams are let go of at the end."""
+    harmed; the streams are let go of at the end. Returns whether the process's output came to its end."""
     output = asyncio.create_task(_carry_output(client, streams, session), name="docker/output")
     source = asyncio.create_task(_carry_input(client, streams, session), name="docker/input")
     try:
         await asyncio.wait((output, source), return_when=asyncio.FIRST_COMPLETED)
         if output.done() or not source.result():
-            await output
+            return await output
+        return False
     finally:
         await finish(output)
         await finish(source)
         await streams.close()
 
 
-async def _carry_output(client: Client, streams: Streams, session: Session) -> None:
+async def _carry_output(client: Client, streams: Streams, session: Session) -> bool:
     try:
         async for channel, data in streams.read():
             if session.wants(channel):
                 await client.write(frame(channel, data) if session.framed else data)
     except ConnectionError:
-        return
+        return False
+    return True
 
 
 async def _carry_input(client: Client, streams: Streams, session: Session) -> bool:
@@ -174,7 +176,7 @@ def hijack(request: web.BaseRequest, kind: str) -> RawConnection:
     return take_over(request, head.encode())
 
 
-async def over_websocket(request: web.Request, serve: Callable[[Client], Awaitable[None]]) -> web.StreamResponse:
+async def over_websocket(request: web.Request, serve: Callable[[Client], Awaitable[object]]) -> web.StreamResponse:
     """The same session in binary messages of a WebSocket."""
     socket = web.WebSocketResponse(autoping=True, max_msg_size=1024 * 1024)
     await socket.prepare(request)
