@@ -24,6 +24,7 @@ from insula.api.kube.context import Agents, Authorizer, Call, Door
 from insula.api.kube.customs import Customs
 from insula.api.kube.discovery import Discovery
 from insula.api.kube.errors import status_of
+from insula.api.kube.escalation import EscalationCheck
 from insula.api.kube.feed import Feed
 from insula.api.kube.impersonation import impersonated
 from insula.api.kube.openapi import OpenApi
@@ -71,6 +72,7 @@ def make_app(
     door = Door(verbs, registry, authority, judge, agents, version, time.monotonic())
     authority.lookup = lambda ref, namespace, name: verbs.get(ref, name, namespace)
     Reviews(authority, judge).register(verbs)
+    verbs.admission = (*verbs.admission, EscalationCheck(judge))
     app = web.Application()
     app[DOOR] = door
     app.router.add_route("*", "/{tail:.*}", _Entrance(door, extensions or {}).handle)

@@ -76,6 +76,10 @@ class Authority:
             self._checked.popitem(last=False)
         return user
 
+    def forget_tokens(self) -> None:
+        """Check every token anew at its next use."""
+        self._checked.clear()
+
     async def account_of(self, claims: Claims) -> User:
         """The service account of a checked token, if it and what the token is bound to still exist. Raises Unauthorized."""
         account = await self._living(_ACCOUNTS, claims.namespace, claims.name, claims.uid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
@@ -32,8 +32,12 @@ class Authorizer(Protocol):
         """Whether a user has an access."""
         ...
 
-    def rules(self, user: User, namespace: str) -> Any:
+    def rules(self, user: User, namespace: str) -> Iterable[Rule]:
         """The rules that count for a user in a namespace."""
+        ...
+
+    def role_rules(self, namespace: str, name: str) -> Iterable[Rule]:
+        """The rules of a Role, or (no namespace) of a ClusterRole with what it aggregates."""
         ...
 
 
@@ -44,9 +48,13 @@ class AllowAll:
         """Yes."""
         return True
 
-    def rules(self, user: User, namespace: str) -> Any:
+    def rules(self, user: User, namespace: str) -> Iterable[Rule]:
         """One rule that allows everything."""
         return [Rule(frozenset("*"), frozenset("*"), frozenset("*"), frozenset(), ("*",))]
+
+    def role_rules(self, namespace: str, name: str) -> Iterable[Rule]:
+        """Nothing: no roles are known."""
+        return []
 
 
 Agents = Callable[[str], str | None]
