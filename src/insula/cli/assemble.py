@@ -6,10 +6,13 @@ store, verbs, Kubernetes door; then the loops. Leaving runs the same in reverse;
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from aiohttp.web import Application
 from msgspec import Struct
 
 from insula import __version__, controllers
@@ -20,11 +23,12 @@ from insula.agent.services import Services
 from insula.api.docker.app import make_app as make_docker_app
 from insula.api.docker.app import serve_unix
 from insula.api.docker.door import NodeInfo
+from insula.api.kube.app import Served, serve_tls
 from insula.api.kube.app import make_app as make_kube_app
-from insula.api.kube.app import serve_tls
 from insula.api.kube.authn import Authority
 from insula.api.kube.pki import Pki
 from insula.api.kubevirt.app import extension as kubevirt_extension
+from insula.cli import ports
 from insula.cli.cluster import first_objects
 from insula.cli.identity import node_id
 from insula.cli.paths import Paths
@@ -109,19 +113,32 @@ async def _kube_door(
         version=__version__,
         extensions={"/apis/subresources.kubevirt.io": kubevirt_extension(verbs, lambda _: endpoint)},
     )
-    port = api_port(settings, paths.root)
-    try:
-        served = await serve_tls(app, settings.api_address, port, pki.server_context())
-    except OSError as fault:
-        raise Unavailable(
-            f"the Kubernetes API cannot listen on {settings.api_address}:{port}: {fault.strerror or fault}",
-            hint=f"free the port, or set api_port in {paths.config}",
-        ) from fault
+    served = await _listen(paths, settings, app, pki)
     undo.push_async_callback(served.close)
+    await in_thread(ports.remember, paths.port, served.port)
     host = "127.0.0.1" if settings.api_address in ("0.0.0.0", "127.0.0.1") else settings.api_address  # noqa: S104
     url = f"https://{host}:{served.port}"
     await in_thread(_write_kubeconfig, paths, pki, url)
     return url
+
+
+async def _listen(paths: Paths, settings: Settings, app: Application, pki: Pki) -> Served:
+    """Open the door where the settings say; where any port will do, the one of the last time if it is free, so that a
+    kubeconfig that somebody copied stays good. Raises Unavailable naming who has the port."""
+    address, context = settings.api_address, pki.server_context()
+    port = api_port(settings, paths.root)
+    if port == 0 and (last := ports.remembered(paths.port)):
+        with contextlib.suppress(OSError):
+            return await serve_tls(app, address, last, context)
+    try:
+        return await serve_tls(app, address, port, context)
+    except OSError as fault:
+        other = await in_thread(ports.holder, address, port)
+        raise Unavailable(
+            f"the Kubernetes API cannot listen on {address}:{port}: "
+            + (f"{other} does already" if other else os.strerror(fault.errno or 0)),
+            hint=f"end that program, or set another api_port in {paths.config}",
+        ) from fault
 
 
 def _write_kubeconfig(paths: Paths, pki: Pki, url: str) -> None:

@@ -1,209 +1,162 @@
-"""The daemon: one process per root, guarded by a lock; started in the foreground or detached, ended by a signal.
+"""The daemon as other commands see it: one process per root, guarded by a lock, ended by a signal.
 
-The lock file is held with flock(2) for as long as the process lives, so a crash frees it. It holds what the daemon serves as
-JSON. A detached start waits on a pipe until the daemon says that it is ready or why it is not.
+The lock is an open file description lock (fcntl_locking(2)) on the lock file, held for as long as the process lives, so a
+crash frees it; asking who holds it does not take it, so that a `status` never stands in the way of an `up`. The file holds
+what the daemon serves as one line of JSON, from the first moment on: `ready` tells a daemon that is still starting.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
-import gc
-import logging
 import os
 import select
 import signal
-import socket
+import struct
 import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import msgspec
-import uvloop
 from msgspec import Struct
 
-from insula import __version__
-from insula.cli import settings as settings_module
-from insula.cli.errors import sentence
 from insula.cli.paths import Paths
-from insula.errors import Conflict, DeadlineExceeded, Forbidden, HostFault, InsulaError, Unavailable
+from insula.errors import Conflict, DeadlineExceeded, Forbidden, HostFault, Invalid, Unavailable
 
-log = logging.getLogger(__name__)
 READY_S = 60.0
 STOP_S = 60.0
+_LONGEST_ROOT = 75  # unix(7) gives a socket's path 107 bytes, and the deepest socket is 29 below the root
+_LOCK = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 class Serving(Struct, frozen=True, kw_only=True):
-    """What the lock file says of the running daemon."""
+    """What the lock file says of the running daemon. `unit` is the systemd unit that it runs as, if any."""
 
     pid: int
     version: str
-    node: str
-    api: str
-    docker: str
+    node: str = ""
+    api: str = ""
+    docker: str = ""
+    unit: str = ""
+    ready: bool = True
+
+
+class AlreadyRuns(Conflict):
+    """The lock is held."""
 
 
 def serving(paths: Paths) -> Serving | None:
-    """The running daemon, or None."""
-    try:
-        with paths.lock.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return msgspec.json.decode(file.read() or b"null", type=Serving | None)
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None
-    return None
+    """The running daemon, ready or not; None when there is none."""
+    for _ in range(50):
+        try:
+            with paths.lock.open("rb") as file:
+                if not _held(file):
+                    return None
+                line, newline, _rest = file.read().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        if newline and line != b"null":
+            with contextlib.suppress(msgspec.DecodeError):
+                return msgspec.json.decode(line, type=Serving)
+        time.sleep(0.01)  # it took the lock a moment ago and is about to write
+    raise Unavailable(f"{paths.lock} is held by a process that does not say what it is")
+
+
+def _held(file: IO[bytes]) -> bool:
+    answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _LOCK)
+    kind: int = struct.unpack_from("h", answer)[0]
+    return kind != fcntl.F_UNLCK
+
+
+def need_root() -> None:
+    """Raises Forbidden for everybody else."""
+    if os.geteuid() != 0:
+        raise Forbidden("Insula needs root for namespaces, mounts and the firewall", hint="try again with sudo")
 
 
 def locked(paths: Paths) -> IO[bytes]:
-    """Take the lock. Raises Conflict when another daemon has it, Forbidden for somebody who is not root."""
-    if os.geteuid() != 0:
-        raise Forbidden("Insula needs root for namespaces, mounts and the firewall", hint="try again with sudo")
+    """Take the lock. Raises AlreadyRuns when another process has it, Forbidden for somebody who is not root, Invalid for a
+    root whose path is too long for sockets below it."""
+    need_root()
+    if len(os.fsencode(paths.root)) > _LONGEST_ROOT:
+        raise Invalid(
+            f"the path {paths.root} is too long: sockets below it would pass the kernel's limit",
+            hint=f"--root takes at most {_LONGEST_ROOT} bytes",
+        )
     paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
     file = paths.lock.open("a+b")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LOCK)
     except BlockingIOError:
         file.close()
-        raise Conflict(f"Insula already runs here ({paths.lock} is held)", hint="see: insula status") from None
+        raise AlreadyRuns(f"Insula already runs here ({paths.lock} is held)", hint="see: insula status") from None
     return file
 
 
-def _write(file: IO[bytes], said: Serving | None) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(msgspec.json.encode(said))
-    file.flush()
-
-
-def foreground(paths: Paths, ready_fd: int | None = None) -> None:
-    """Run until SIGTERM or SIGINT. Faults before readiness go to `ready_fd` as well, where there is one."""
-    try:
-        with locked(paths) as file:
-            settings = settings_module.load(paths.config)
-            logging.basicConfig(
-                level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-            )
-            paths.data.mkdir(mode=0o711, parents=True, exist_ok=True)
-            uvloop.run(_serve(paths, settings, file, ready_fd))
-            _write(file, None)
-    except InsulaError as fault:
-        _tell(ready_fd, {"error": sentence(fault)})
-        raise
-    except BaseException as fault:
-        _tell(ready_fd, {"error": f"{type(fault).__name__}: {fault}"})
-        raise
-
-
-async def _serve(paths: Paths, settings: settings_module.Settings, file: IO[bytes], ready_fd: int | None) -> None:
-    from insula.cli.assemble import (
-        assembled,  # the doors and loops are a second of imports that other commands never need
-    )
-
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    began = time.monotonic()
-    async with assembled(paths, settings) as running:
-        said = Serving(pid=os.getpid(), version=__version__, node=running.node, api=running.api, docker=running.docker)
-        _write(file, said)
-        gc.collect()
-        gc.freeze()
-        log.info("ready", extra={"seconds": round(time.monotonic() - began, 2)})
-        _tell(ready_fd, {"ready": msgspec.to_builtins(said)})
-        _notify("READY=1")
-        await stop.wait()
-        _notify("STOPPING=1")
-
-
-def _tell(ready_fd: int | None, message: dict[str, Any]) -> None:
-    if ready_fd is not None:
-        with contextlib.suppress(OSError):
-            os.write(ready_fd, msgspec.json.encode(message) + b"\n")
-            os.close(ready_fd)
-
-
-def _notify(state: str) -> None:
-    """sd_notify(3), where systemd started us."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, contextlib.suppress(OSError):
-            notify.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
-
-
-def detached(paths: Paths) -> Serving:
-    """Start a daemon in the background and wait until it is ready. Raises what it says when it cannot start."""
-    if os.geteuid() != 0:
-        raise Forbidden("Insula needs root for namespaces, mounts and the firewall", hint="try again with sudo")
-    paths.log.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    reader, writer = os.pipe()
-    argv = [
-        sys.executable,
-        "-m",
-        "insula.cli",
-        *(["--root", paths.root] if paths.root else []),
-        "up",
-        "--ready-fd",
-        str(writer),
-    ]
-    with paths.log.open("ab") as log_file:
-        child = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log_file,
-            stderr=log_file,
-            pass_fds=(writer,),
-            start_new_session=True,
-            cwd="/",
-            env={**os.environ, "MALLOC_ARENA_MAX": "2"},
-        )
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = _first_line(pipe)
-    if "ready" in answer:
-        child.returncode = 0  # it goes on without us
-        return msgspec.convert(answer["ready"], Serving)
-    raise HostFault(answer.get("error") or f"Insula did not start; its log says why: {paths.log}")
-
-
-def _first_line(pipe: IO[bytes]) -> dict[str, Any]:
-    readable, _, _ = select.select([pipe], [], [], READY_S)
-    if not readable:
-        raise DeadlineExceeded(f"Insula was not ready within {READY_S:.0f} s")
-    line = pipe.readline()
-    found: dict[str, Any] = msgspec.json.decode(line) if line.strip() else {}
-    return found
-
-
-def stop(paths: Paths) -> bool:
-    """End the daemon and wait until it has let go; workloads go on. Says whether one ran."""
-    running = serving(paths)
-    if running is None:
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(running.pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_S
-    while serving(paths) is not None:
-        if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"Insula (pid {running.pid}) did not end within {STOP_S:.0f} s")
-        time.sleep(0.02)
-    return True
+def write(file: IO[bytes], said: Serving | None) -> None:
+    """Say what is served; None when it ends."""
+    line = msgspec.json.encode(said) + b"\n"
+    with open(f"/proc/self/fd/{file.fileno()}", "r+b", buffering=0) as plain:  # `file` itself appends
+        os.pwrite(plain.fileno(), line, 0)
+        plain.truncate(len(line))
 
 
 def need_running(paths: Paths) -> Serving:
-    """The running daemon. Raises Unavailable saying how to start it."""
+    """The running daemon, waiting for one that is starting. Raises Unavailable saying how to start it."""
     found = serving(paths)
+    if found is not None and not found.ready:
+        found = wait_ready(paths)
     if found is None:
-        root = f" --root {paths.root}" if paths.root else ""
-        raise Unavailable("Insula does not run here", hint=f"start it with: insula up --detach{root}")
+        raise Unavailable("Insula does not run here", hint=f"start it with: insula up --detach{root_flag(paths)}")
     return found
 
 
-def log_tail(paths: Paths, lines: int = 5) -> str:
-    """The last words of the daemon's log."""
-    path: Path = paths.log
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+def wait_ready(paths: Paths, deadline_s: float = READY_S) -> Serving | None:
+    """Wait for a daemon that somebody else is starting; None when it gave up. Raises DeadlineExceeded."""
+    deadline = time.monotonic() + deadline_s
+    while (found := serving(paths)) is not None and not found.ready:
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"Insula (pid {found.pid}) has been starting for over {deadline_s:.0f} s")
+        time.sleep(0.02)
+    return found
+
+
+def root_flag(paths: Paths) -> str:
+    """What a suggested command has to carry, with a leading space."""
+    return f" --root {paths.root}" if paths.root else ""
+
+
+def stop(paths: Paths) -> bool:
+    """End the daemon and wait until it has let go; workloads go on. Says whether one ran. One that does not end in time is
+    killed: it is made to be."""
+    running = serving(paths)
+    if running is None:
+        return False
+    need_root()
+    if running.unit:
+        systemctl("stop", running.unit)
+    else:
+        _end(running.pid)
+    if serving(paths) is not None:
+        raise DeadlineExceeded(f"Insula (pid {running.pid}) did not end within {STOP_S:.0f} s")
+    return True
+
+
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            for number, patience_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, 5.0)):
+                signal.pidfd_send_signal(descriptor, number)
+                if select.select([descriptor], [], [], patience_s)[0]:
+                    return
+        finally:
+            os.close(descriptor)
+
+
+def systemctl(*words: str) -> None:
+    """Run systemctl(1). Raises HostFault with what it said."""
+    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=STOP_S + 30, check=False)
+    if done.returncode != 0:
+        command = " ".join(("systemctl", *words))
+        raise HostFault(f"systemd refused: {done.stderr.strip() or done.returncode}", command=command)

@@ -11,38 +11,40 @@ import click
 
 from insula.errors import HostFault, InsulaError
 
+TRACE = "INSULA_TRACE"
+
 
 @contextmanager
 def friendly() -> Iterator[None]:
     """Turn faults into sentences on standard error. INSULA_TRACE=1 shows the trace as well."""
     try:
         yield
-    except InsulaError as fault:
-        _fail(sentence(fault), fault)
-    except PermissionError as fault:
-        _fail(f"permission denied: {fault.filename or fault}. Insula's commands need root: try again with sudo", fault)
-    except ConnectionRefusedError as fault:
-        _fail("Insula does not answer here. Start it with: insula up --detach", fault)
+    except (click.ClickException, click.Abort, click.exceptions.Exit):
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except BaseExceptionGroup as group:
-        faults = [fault for fault in group.exceptions if isinstance(fault, InsulaError)]
-        if not faults:
+    except Exception as fault:
+        if os.environ.get(TRACE):
             raise
-        _fail("; ".join(sentence(fault) for fault in faults), group)
+        click.echo(f"insula: {sentence(fault)}", err=True)
+        sys.exit(1)
 
 
-def sentence(fault: InsulaError) -> str:
+def sentence(fault: BaseException) -> str:
     """A fault as one or two lines: the message, the hint, the command that failed."""
-    lines = [str(fault)]
-    if isinstance(fault, HostFault) and fault.command:
-        lines.append(f"the command was: {fault.command}")
-    return "\n".join(lines)
-
-
-def _fail(text: str, fault: BaseException) -> None:
-    if os.environ.get("INSULA_TRACE"):
-        raise fault
-    click.echo(f"insula: {text}", err=True)
-    sys.exit(1)
+    if isinstance(fault, InsulaError):
+        lines = [str(fault)]
+        if isinstance(fault, HostFault) and fault.command:
+            lines.append(f"the command was: {fault.command}")
+        return "\n".join(lines)
+    if isinstance(fault, BaseExceptionGroup):
+        return "; ".join(sentence(member) for member in fault.exceptions)
+    if isinstance(fault, PermissionError):
+        return f"permission denied: {fault.filename or fault}. Insula's commands need root: try again with sudo"
+    if isinstance(fault, OSError):
+        where = f"{fault.filename}: " if fault.filename else ""
+        return f"{where}{fault.strerror or fault}"
+    if isinstance(fault, KeyboardInterrupt):
+        return "interrupted"
+    return f"a fault that nobody foresaw, {type(fault).__name__}: {fault} ({TRACE}=1 shows where)"

@@ -1,5 +1,5 @@
 """The command `insula`. A command is one file in `commands/` that exports `COMMAND`; only the one asked for is imported, so
-that the command line answers quickly."""
+that the command line answers quickly. The first line of the file is its line in the help: `insula NAME: what it does.`"""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from insula import __version__
 from insula.cli.errors import friendly
 from insula.cli.paths import Paths, paths_of
 
+FOLDER = Path(__file__).parent / "commands"
+
 
 class Commands(click.Group):
     """A group whose members are the files of a folder."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        folder = Path(__file__).parent / "commands"
-        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(folder)]))
+        return [
+            name.replace("_", "-") for name in sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
+        ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
@@ -29,9 +32,20 @@ class Commands(click.Group):
         command: click.Command = module.COMMAND
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary(name)) for name in self.list_commands(ctx)])
+
     def invoke(self, ctx: click.Context) -> Any:
         with friendly():
             return super().invoke(ctx)
+
+
+def summary(name: str) -> str:
+    """What a command does, from the first line of its file: importing them all would take most of a second."""
+    with (FOLDER / f"{name.replace('-', '_')}.py").open() as file:
+        text = file.readline().strip().strip('"').partition(": ")[2]
+    return text[:1].upper() + text[1:]
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -47,6 +61,7 @@ def main(ctx: click.Context, root: str | None) -> None:
     insula up --detach            start Insula on this machine
     insula doctor                 what this machine offers and what it lacks
     insula status                 what runs, and where the doors are
+    insula vm create demo         a virtual machine
     docker -H unix:///run/insula/docker.sock run --rm busybox echo hello
     kubectl --kubeconfig <(insula kubeconfig) get pods -A
     """

@@ -37,6 +37,17 @@ class Paths(Struct, frozen=True, kw_only=True):
         return self.data / "log" / "insula.log"
 
     @property
+    def port(self) -> Path:
+        """The API's port that was taken last, where no setting fixes it."""
+        return self.data / "api-port"
+
+    @property
+    def unit(self) -> Path:
+        """The systemd unit that `insula install` writes."""
+        name = "insula" if not self.root else f"insula-{self._digest[:8]}"
+        return Path("/etc/systemd/system") / f"{name}.service"
+
+    @property
     def pki(self) -> Path:
         """The CA, certificates and keys."""
         return self.data / "pki"
