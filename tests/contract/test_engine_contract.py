@@ -171,14 +171,15 @@ async def test_a_terminal_has_the_size_that_was_set(engine: NodeEngine) -> None:
     attached = await engine.attach(made.id)
     await engine.resize(made.id, 101, 33)
     await engine.start(made.id)
-    reading = asyncio.create_task(collect(attached))
-    await asyncio.sleep(0.1)
-    await engine.resize(made.id, 90, 20)
-    await attached.write(b"\n")
-    async with asyncio.timeout(10):
-        out = (await reading)[Channel.STDOUT]
+    out = b""
+    async with asyncio.timeout(20):
+        async for _, data in attached.read():
+            out += data
+            if out == b"33 101\r\n":
+                await engine.resize(made.id, 90, 20)
+                await attached.write(b"\n")
     await attached.close()
-    assert b"33 101" in out
+    assert out.startswith(b"33 101\r\n")
     assert b"20 90" in out
 
 
