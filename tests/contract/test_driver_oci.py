@@ -164,11 +164,17 @@ async def test_an_init_reaps_and_passes_signals_on(case: OciCase, driver: OciDri
 # --- the envelope
 
 
-async def test_memory_is_limited_and_the_kill_is_told(case: OciCase, driver: OciDriver) -> None:
+async def test_memory_is_limited_and_the_kill_is_told(
+    case: OciCase, driver: OciDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     spec = case.spec("/bin/tail", "/dev/zero", resources=Resources(memory_bytes=16 * MIB, memory_swap_bytes=16 * MIB))
     _, done = await run(driver, spec)
     assert done.code == 137
     assert done.oom_killed
+    assert not any(here.iterdir())  # conmon marks it in its own folder, not in ours
 
 
 async def test_update_changes_limits(case: OciCase, driver: OciDriver) -> None:

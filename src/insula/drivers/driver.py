@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct, field
 
@@ -33,6 +33,11 @@ class Capability(StrEnum):
     SNAPSHOT = "snapshot"
     MIGRATE = "migrate"
     HOTPLUG = "hotplug"
+
+
+LogFormat = Literal["conmon", "raw"]
+"""What a driver writes to `InstanceSpec.log_path`: conmon's lines with time and channel (`host/conmonlog.py`), or the bytes as
+they came. Both append, and go on appending when the file's head is taken away."""
 
 
 class Probe(Struct, frozen=True, kw_only=True):
@@ -154,6 +159,7 @@ class Driver(Protocol):
     name: str
     level: int
     summary: str
+    log_format: LogFormat
     capabilities: frozenset[Capability]
 
     async def probe(self) -> Probe:

@@ -16,7 +16,7 @@ from insula.engine.parts import Parts
 from insula.engine.resident import Resident
 from insula.engine.resolve import Surroundings, exec_process, first_process, hostname_of
 from insula.engine.users import Accounts, look_up, read_accounts
-from insula.errors import Conflict, Invalid
+from insula.errors import Conflict, HostFault, Invalid
 from insula.images.contract import ImageConfig
 from insula.model.instance import Process
 from insula.tasks import in_thread
@@ -66,7 +66,7 @@ async def start(parts: Parts, exec_id: str) -> Streams:
     try:
         execution.handle = await resident.driver.exec(resident.handle, execution.id, execution.process)
     except BaseException as fault:
-        code = getattr(fault, "code", None)
+        code = fault.code if isinstance(fault, HostFault) else None
         execution.end(code if code in (126, 127) else 126)
         raise
     parts.say(resident, "exec_start: " + " ".join(execution.process.args), execID=execution.id)

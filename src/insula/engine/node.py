@@ -80,7 +80,7 @@ class NodeEngine:
             undo.push_async_callback(closing.close)
             made = drivers if drivers is not None else {n: make(paths.runtime) for n, make in available().items()}
             for driver in made.values():
-                undo.push_async_callback(_close_driver, driver)
+                undo.push_async_callback(driver.close)
             events = EventLog(history=settings.event_history, backlog=settings.event_backlog)
             tasks = await undo.enter_async_context(Tasks("engine"))
             parts = Parts(
@@ -226,7 +226,7 @@ class NodeEngine:
         resident = self._parts.find(id)
         query = query_of(follow=follow, since=since, until=until, tail=tail)
         path = self._parts.paths.instances / resident.id / "log"
-        timed = getattr(resident.driver, "log_format", "") != "raw"
+        timed = resident.driver.log_format == "conmon"
         return Follower(path, query, timed=timed, ended=resident.silent).read()
 
     def events(self, *, since_ns: int | None = None, until_ns: int | None = None) -> AsyncIterator[Event]:
@@ -409,9 +409,3 @@ class _Closing:
         networks, self._networks = self._networks, None
         if networks is not None:
             await networks.destroy()
-
-
-async def _close_driver(driver: Driver) -> None:
-    close = getattr(driver, "close", None)
-    if close is not None:
-        await close()

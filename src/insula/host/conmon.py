@@ -143,9 +143,10 @@ def environment(tmpdir: str = "") -> dict[str, str]:
 
 def launch(plan: Launch, pipes: Mapping[str, int], *, tmpdir: str = "") -> spawn.Child:
     """Start conmon with the given ends of pipes, by the names of its environment variables. The child that is returned is
-    the outer process, which ends as soon as the real one has been forked off."""
+    the outer process, which ends as soon as the real one has been forked off. It runs in the bundle: on version 1 control
+    groups conmon writes a second `oom` mark into its current folder."""
     env = environment(tmpdir) | {name: str(fd) for name, fd in pipes.items()}
-    return spawn.start(arguments(plan), env=env, pass_fds=tuple(pipes.values()), new_session=True)
+    return spawn.start(arguments(plan), env=env, cwd=plan.bundle, pass_fds=tuple(pipes.values()), new_session=True)
 
 
 async def create(plan: Launch, *, deadline_s: float = 60.0, tmpdir: str = "") -> Started:

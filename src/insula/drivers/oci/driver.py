@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from insula import clock
-from insula.drivers.driver import Capability, Exit, Handle, Phase, Probe, Stats, Status
+from insula.drivers.driver import Capability, Exit, Handle, LogFormat, Phase, Probe, Stats, Status
 from insula.drivers.oci import execs, faults, probing, spec, state, streams
 from insula.drivers.oci import runtime as runtimes
 from insula.drivers.oci.execs import RunningExec
@@ -44,6 +44,7 @@ class OciDriver:
     name = "oci"
     level = 3
     summary = "containers: namespaces and control groups, by runc or crun under conmon"
+    log_format: LogFormat = "conmon"
     capabilities = frozenset(
         {Capability.ATTACH, Capability.EXEC, Capability.PAUSE, Capability.UPDATE, Capability.STATS, Capability.TOP}
     )

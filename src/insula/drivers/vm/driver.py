@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from insula import tasks
-from insula.drivers.driver import Capability, ExecHandle, Exit, Handle, Phase, Probe, Stats, Status, Streams
+from insula.drivers.driver import Capability, ExecHandle, Exit, Handle, LogFormat, Phase, Probe, Stats, Status, Streams
 from insula.drivers.vm import create as steps
 from insula.drivers.vm import envelope
 from insula.drivers.vm.console import ConsoleStreams
@@ -44,7 +44,7 @@ class VmDriver:
     name = "vm"
     level = 2
     summary = "virtual machines on QEMU, with KVM or emulated"
-    log_format = "raw"
+    log_format: LogFormat = "raw"
     capabilities = frozenset(
         {
             Capability.ATTACH,
