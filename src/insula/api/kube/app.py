@@ -11,8 +11,6 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
@@ -44,6 +42,7 @@ from insula.verbs.verbs import Verbs
 log = logging.getLogger(__name__)
 DOOR: web.AppKey[Door] = web.AppKey("kube-door", Door)
 MAX_IN_FLIGHT = 400  # reads and writes at once, as kube-apiserver's limit for reads; watches and streams not counted
+TLS_SHUTDOWN_S = 1.0
 _LONG = frozenset({"watch"})
 _WARM = (("v1", "Pod"), ("apps/v1", "Deployment"), ("v1", "Service"))  # the first of these should not wait
 
@@ -200,41 +199,43 @@ async def _refusal(request: web.Request, asked: Asked, fault: InsulaError) -> we
 class Served:
     """A listening server. `port` is the real one where 0 was asked for."""
 
-    def __init__(self, runner: web.AppRunner, port: int) -> None:
+    def __init__(self, runner: web.AppRunner, server: asyncio.Server) -> None:
         self._runner = runner
-        self.port = port
+        self._server = server
+        self.port: int = server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Stop listening, end watches and streams, let writes finish."""
+        """Stop listening, end watches and streams, let writes finish. No connection outlives this."""
+        self._server.close()
+        entrance = self._runner.server
+        transports = [] if entrance is None else [each.transport for each in entrance.connections]
         await self._runner.cleanup()
+        for transport in transports:
+            if transport is not None:
+                transport.abort()  # a polite TLS end would wait for clients that have gone
+        await asyncio.sleep(0)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 
 async def serve_tls(
     app: web.Application, host: str, port: int, context: ssl.SSLContext | None, **runner_options: Any
 ) -> Served:
-    """Listen. Raises OSError where the address is taken. Without a context plain HTTP is served (tests, Unix-like trust)."""
+    """Listen. Raises OSError where the address is taken. Without a context plain HTTP is served (tests, trusted sockets)."""
     options = {"access_log": None, "handler_cancellation": True, "shutdown_timeout": 2.0, "keepalive_timeout": 300.0}
     runner = web.AppRunner(app, **{**options, **runner_options})
     await runner.setup()
+    assert runner.server is not None
+    tls: dict[str, Any] = {} if context is None else {"ssl": context, "ssl_shutdown_timeout": TLS_SHUTDOWN_S}
     try:
-        site = web.TCPSite(runner, host, port, ssl_context=context, backlog=1024)
-        await site.start()
+        server = await asyncio.get_running_loop().create_server(
+            runner.server, host, port, backlog=1024, reuse_address=True, **tls
+        )
     except BaseException:
         await runner.cleanup()
         raise
-    return Served(runner, runner.addresses[0][1])
-
-
-@asynccontextmanager
-async def serving(app: web.Application, host: str, port: int, context: ssl.SSLContext | None) -> AsyncIterator[Served]:
-    """`serve_tls` for the length of a block."""
-    async with await serve_tls(app, host, port, context) as served:
-        yield served
+    return Served(runner, server)
