@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import select
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import LooseHeaders
 
 from insula.errors import Invalid, TooLarge
@@ -97,6 +101,23 @@ async def send_chunks(
     return response
 
 
+class _NoTraces(logging.Filter):
+    """What a client sends that is no HTTP is answered with 400; it is no error of ours and needs no stack trace."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop the record of a broken request."""
+        fault = record.exc_info[1] if record.exc_info else None
+        return not isinstance(fault, HttpProcessingError | ConnectionError)
+
+
+def server_logger() -> logging.Logger:
+    """The logger to give to an aiohttp runner (`logger=`)."""
+    logger = logging.getLogger("insula.http")
+    if not any(isinstance(each, _NoTraces) for each in logger.filters):
+        logger.addFilter(_NoTraces())
+    return logger
+
+
 class TakenOver(web.StreamResponse):
     """What a handler returns after it took the connection over: nothing is left to be sent."""
 
@@ -127,6 +148,7 @@ class RawConnection(asyncio.Protocol):
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
+        self._hangup: select.epoll | None = None
         self.lost = False
 
     # called by the transport
@@ -155,11 +177,29 @@ class RawConnection(asyncio.Protocol):
         """The client will send no more; True keeps the other direction open."""
         self._ended = True
         self._wake()
+        self._watch_hangup()
         return True
+
+    def _watch_hangup(self) -> None:
+        """Nothing is read after an end of file, so the loop would not see a client leave for good until the next write. On a
+        Unix socket the kernel tells the two apart: a closed peer is EPOLLHUP, half a close is not (unix(7), epoll_ctl(2))."""
+        sock = self._transport.get_extra_info("socket")
+        if self.lost or self._hangup is not None or sock is None or sock.family != socket.AF_UNIX:
+            return
+        self._hangup = select.epoll()
+        self._hangup.register(sock.fileno(), 0)  # hang-ups and errors are always told
+        asyncio.get_running_loop().add_reader(self._hangup.fileno(), self._transport.abort)
+
+    def _forget_hangup(self) -> None:
+        if self._hangup is not None:
+            asyncio.get_running_loop().remove_reader(self._hangup.fileno())
+            self._hangup.close()
+            self._hangup = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wake everybody, and let aiohttp forget the connection (it cancels the handler)."""
         self.lost = self._ended = True
+        self._forget_hangup()
         self._wake()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
@@ -212,6 +252,7 @@ class RawConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Send what is left and close. Repeatable."""
+        self._forget_hangup()
         self._transport.close()
 
 

@@ -111,7 +111,8 @@ class ImageStore(Protocol):
         ...
 
     async def load(self, archive: AsyncIterator[bytes], *, report: Report | None = None) -> Sequence[Image]:
-        """Read a `docker save` or OCI layout tar (plain, gzip, zstd...)."""
+        """Read a `docker save` or OCI layout tar (plain, gzip, zstd...). Reports a step for each layer and, at the end of each
+        image, `Loaded image: NAME` for each name that came with it, or `Loaded image ID: ID`."""
         ...
 
     def save(self, references: Sequence[str]) -> AsyncIterator[bytes]:

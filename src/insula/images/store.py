@@ -121,8 +121,9 @@ class NodeImages:
                 config = await in_thread(taken.document, each.config)
                 diff_ids = manifests.parse_config(config).diff_ids
                 layers = await in_thread(archive_in.layer_blobs, diff_ids, each.layers, content.blobs)
-                images.append(await content.add(config, layers, names=each.names))
-                _report_loaded(report, layers)
+                image = await content.add(config, layers, names=each.names)
+                images.append(image)
+                _report_loaded(report, layers, each.names or (), image)
             return images
 
     async def add_files_image(
@@ -266,9 +267,12 @@ class NodeImages:
         return await self._content.ensure(image.id)
 
 
-def _report_loaded(report: Report | None, layers: Sequence[Any]) -> None:
+def _report_loaded(report: Report | None, layers: Sequence[Any], names: Sequence[str], image: Image) -> None:
+    """Docker's last lines tell the names that came with the archive, which may be fewer than the image has."""
     if report is None:
         return
     for layer in layers:
         size = layer.size_bytes
         report(Progress(status="Loading layer", id=resolve.short(layer.diff_id), current=size, total=size))
+    for line in [f"Loaded image: {name}" for name in names] or [f"Loaded image ID: {image.id}"]:
+        report(Progress(status=line))

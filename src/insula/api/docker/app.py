@@ -12,7 +12,6 @@ import grp
 import os
 import socket
 import stat
-import tempfile
 from pathlib import Path
 
 from aiohttp import web
@@ -36,6 +35,7 @@ from insula.api.docker import (
 from insula.api.docker.door import Door, NodeInfo
 from insula.api.docker.route import Call, Table
 from insula.api.docker.versions import NEWEST, dotted, split
+from insula.api.web import TakenOver, server_logger
 from insula.engine.contract import Engine
 from insula.errors import Unavailable
 from insula.tasks import in_thread
@@ -74,6 +74,8 @@ class Dispatcher:
             return await self._answer(request)
         except (Exception, BaseExceptionGroup) as fault:
             errors.record(fault, f"{request.method} {request.path}")
+            if request.transport is None or request.transport.is_closing():
+                return TakenOver()  # nobody is there any more, or what was sent so far was cut off
             return errors.response(fault)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -144,15 +146,14 @@ def bind_unix(path: Path, group: str) -> socket.socket:
     _clear(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        # Made in a folder that nobody else may enter and moved when it is ready: never open to others, not for a moment.
-        with tempfile.TemporaryDirectory(prefix=".socket-", dir=path.parent) as private:
-            made = Path(private) / "s"
-            listener.bind(str(made))
-            made.chmod(_SOCKET_MODE)
-            with contextlib.suppress(KeyError, PermissionError):
-                os.chown(made, -1, grp.getgrnam(group).gr_gid)
-            listener.listen(1024)
-            made.rename(path)
+        os.fchmod(
+            listener.fileno(), 0o600
+        )  # Linux makes the file with this mode: never open to others, not for a moment
+        listener.bind(str(path))
+        with contextlib.suppress(KeyError, PermissionError):
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        path.chmod(_SOCKET_MODE)
+        listener.listen(1024)
     except OSError as fault:
         listener.close()
         raise Unavailable(f"cannot listen on {path}: {fault.strerror or fault}") from fault
@@ -196,7 +197,9 @@ async def serve_unix(app: web.Application, path: Path | str, group: str = "insul
     async with contextlib.AsyncExitStack() as undo:
         undo.callback(Path(path).unlink, missing_ok=True)
         undo.callback(listener.close)
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_S, logger=server_logger()
+        )
         undo.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.SockSite(runner, listener, backlog=1024).start()

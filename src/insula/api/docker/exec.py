@@ -17,7 +17,7 @@ from insula.api.docker.words import ExecCreateWords, ExecStartWords
 from insula.api.web import TakenOver, json_response
 from insula.drivers.driver import Channel
 from insula.engine.contract import Exec
-from insula.errors import Conflict, HostFault, InsulaError, Invalid
+from insula.errors import Conflict, InsulaError, Invalid
 from insula.model.instance import Process
 
 _EXIT_S = 2.0
@@ -78,19 +78,20 @@ async def start(call: Call) -> web.StreamResponse:
         framed=not tty,
         detach_keys=parse_detach_keys(said.detach_keys),
     )
+    instance = await engine.get(made.instance)
+    if instance.state.name != "running":
+        raise Conflict(f"container {instance.id} is not running")
+    # The head goes out before the process exists, as with dockerd: docker-py loses output that comes together with it.
+    client = hijack(call.request, kind)
     try:
         streams = await engine.exec_start(made.id)
-    except HostFault as fault:
-        # dockerd has taken the connection over by now, so its clients look for the sentence in the stream.
-        return await _say(call, kind, fault.message, framed=not tty)
-    try:
-        client = hijack(call.request, kind)
-    except BaseException:
-        await streams.close()
-        raise
-    try:
         if await join(client, streams, session):
             await _settle(call.door, made.id)
+    except InsulaError as fault:
+        text = f"{fault.message}\r\n".encode()
+        await client.write(frame(Channel.STDOUT, text) if session.framed else text)
+    except ConnectionError:
+        pass
     finally:
         client.close()
     return TakenOver()
@@ -101,16 +102,6 @@ async def _settle(door: Door, exec_id: str) -> None:
     closed its output and goes on."""
     with contextlib.suppress(TimeoutError, InsulaError):
         await asyncio.wait_for(door.engine.exec_wait(exec_id), _EXIT_S)
-
-
-async def _say(call: Call, kind: str, message: str, *, framed: bool) -> web.StreamResponse:
-    client = hijack(call.request, kind)
-    try:
-        text = f"{message}\r\n".encode()
-        await client.write(frame(Channel.STDOUT, text) if framed else text)
-    finally:
-        client.close()
-    return TakenOver()
 
 
 async def resize(call: Call) -> web.StreamResponse:

@@ -19,7 +19,7 @@ from insula.api.docker.images_words import error_words, name_of, progress_words
 from insula.api.docker.route import Call, Route
 from insula.api.web import body_chunks, encode, json_response, send_chunks, streaming
 from insula.errors import Invalid, Unavailable
-from insula.images.contract import Auth, Image, Progress
+from insula.images.contract import Auth, Progress
 from insula.tasks import finish
 
 _EVERY_S = 0.1  # progress of one layer is told this often at most
@@ -185,19 +185,21 @@ async def _source(call: Call, source: str, steps: _Steps) -> AsyncGenerator[byte
 async def load(call: Call) -> web.StreamResponse:
     """`POST /images/load`."""
     steps, quiet = _Steps(), call.flag("quiet")
+    loaded: list[str] = []
+
+    def report(step: Progress) -> None:
+        if step.status.startswith("Loaded image"):
+            loaded.append(step.status)
+        elif not quiet:
+            steps.report(step)
 
     async def work() -> list[dict[str, Any]]:
-        images = await call.door.engine.images.load(body_chunks(call.request), report=None if quiet else steps.report)
+        images = await call.door.engine.images.load(body_chunks(call.request), report=report)
         for image in images:
             tell(call.door, "image", "load", image.id, name=image.id)
-        return [{"stream": f"{line}\n"} for image in images for line in loaded_lines(image)]
+        return [{"stream": f"{line}\n"} for line in loaded]
 
     return await told(call, work(), steps)
-
-
-def loaded_lines(image: Image) -> list[str]:
-    """What dockerd says of a loaded image."""
-    return [f"Loaded image: {name}" for name in image.names] or [f"Loaded image ID: {image.id}"]
 
 
 # --- out ----------------------------------------------------------------------------------------------------------
