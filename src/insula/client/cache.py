@@ -7,10 +7,12 @@ for a removed one. After a relist they are told only what differs. Objects are s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import cast
 
-from insula.client.contract import Client
+from insula.client.contract import Client, Event
 from insula.clock import Backoff
 from insula.errors import Expired, InsulaError
 from insula.model.resource import Key, Ref, Resource, key_of
@@ -20,7 +22,11 @@ Handler = Callable[[Resource | None, Resource | None], None]
 
 
 class Informer:
-    """The cache of one type. `run` fills it and keeps it until cancelled; `synced` is set after the first listing."""
+    """The cache of one type. `run` fills it and keeps it until cancelled; `synced` is set after the first listing.
+
+    `revision` says how far it has come: every write up to it shows. Resource versions of one type compare as numbers, as the
+    Kubernetes API defines them since 1.35; a server with others leaves it at 0.
+    """
 
     def __init__(self, client: Client, ref: Ref, *, namespace: str = "", labels: str = "", fields: str = "") -> None:
         self._client = client
@@ -32,6 +38,7 @@ class Informer:
         self._by_owner: dict[str, set[Key]] = {}
         self._handlers: list[Handler] = []
         self.synced = asyncio.Event()
+        self.revision = 0
 
     # reading
 
@@ -46,7 +53,7 @@ class Informer:
         return [self._objects[key] for key in self._by_namespace.get(namespace, ())]
 
     def owned(self, uid: str) -> Iterable[Resource]:
-        """Objects that name the uid among their owners."""
+        """Objects that name the uid among their owners; for "" those that no owner controls."""
         return [self._objects[key] for key in self._by_owner.get(uid, ())]
 
     def __len__(self) -> int:
@@ -56,7 +63,7 @@ class Informer:
         """Be told of every change; of what is there already, at once."""
         self._handlers.append(handler)
         for obj in list(self._objects.values()):
-            handler(None, obj)
+            self._tell(handler, None, obj)
 
     # keeping
 
@@ -90,15 +97,23 @@ class Informer:
             old = self._objects.get(key)
             if old is None or _revision(old) != _revision(obj):
                 self._change(key, obj)
+        self._came_to(revision)
         return revision
 
     async def _watch(self, revision: str, backoff: Backoff) -> None:
         while True:
-            async for event in self._client.watch(self.ref, self._namespace, revision=revision, **self._scope):
-                backoff.reset()
-                revision = _revision(event.object)
-                if event.type != "BOOKMARK":
-                    self._change(key_of(event.object), None if event.type == "DELETED" else event.object)
+            events = self._client.watch(self.ref, self._namespace, revision=revision, **self._scope)
+            async with contextlib.aclosing(cast(AsyncGenerator[Event, None], events)):
+                async for event in events:
+                    backoff.reset()
+                    revision = _revision(event.object)
+                    self._came_to(revision)
+                    if event.type != "BOOKMARK":
+                        self._change(key_of(event.object), None if event.type == "DELETED" else event.object)
+
+    def _came_to(self, revision: str) -> None:
+        if revision.isdigit():
+            self.revision = max(self.revision, int(revision))
 
     def _change(self, key: Key, new: Resource | None) -> None:
         old = self._objects.get(key)
@@ -111,7 +126,14 @@ class Informer:
             self._index(key, new)
         if old is not None or new is not None:
             for handler in self._handlers:
-                handler(old, new)
+                self._tell(handler, old, new)
+
+    def _tell(self, handler: Handler, old: Resource | None, new: Resource | None) -> None:
+        """A fault in one listener must end neither the cache nor the others."""
+        try:
+            handler(old, new)
+        except Exception:
+            log.exception("a listener of changes failed", extra={"plural": self.ref.plural})
 
     def _index(self, key: Key, obj: Resource) -> None:
         self._by_namespace.setdefault(key.namespace, set()).add(key)
@@ -125,7 +147,9 @@ class Informer:
 
 
 def _owners(obj: Resource) -> list[str]:
-    return [owner["uid"] for owner in obj["metadata"].get("ownerReferences") or ()]
+    owners = obj["metadata"].get("ownerReferences") or ()
+    uids = [owner["uid"] for owner in owners]
+    return uids if any(owner.get("controller") for owner in owners) else [*uids, ""]
 
 
 def _revision(obj: Resource) -> str:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from insula.client.contract import Client
+from insula.control.events import Recorder
 from insula.control.expectations import Expectations
 from insula.model.resource import Key, Ref, Resource
+from insula.model.selector import from_object
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ class Caches(Protocol):
         ...
 
     def owned(self, ref: Ref, uid: str) -> Iterable[Resource]:
-        """Objects that name the uid among their owners."""
+        """Objects that name the uid among their owners; for "" those that no owner controls."""
+        ...
+
+    def revision(self, ref: Ref) -> int:
+        """How far a type's cache has come: every write up to this revision shows. 0: not known."""
         ...
 
 
@@ -63,16 +69,22 @@ async def _no_types() -> Sequence[TypeInfo]:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a reconcile may use."""
+    """What a reconcile may use. `source` is who its events are from."""
 
     client: Client
     caches: Caches
     settings: Mapping[str, Any] = field(default_factory=dict)
     types: Callable[[], Awaitable[Sequence[TypeInfo]]] = _no_types  # every type served now, custom ones included
     expectations: Expectations = field(default_factory=Expectations)
+    source: str = "insula"
+    events: Recorder = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "events", Recorder(self.client, self.source))
 
 
 Keys = Callable[[Resource, Caches], Iterable[Hashable]]
+When = Callable[[Resource | None, Resource | None], bool]
 
 
 def itself(obj: Resource, _: Caches) -> Iterable[Key]:
@@ -92,6 +104,24 @@ def controlled_by(kind: str) -> Keys:
     return keys
 
 
+def controlled_or_wanted_by(kind: str, owners: Ref) -> Keys:
+    """Likewise; an object that nobody controls wakes every possible owner whose selector matches it, to be adopted."""
+
+    owned = controlled_by(kind)
+
+    def keys(obj: Resource, caches: Caches) -> Iterable[Hashable]:
+        if controller_of(obj) is not None:
+            yield from owned(obj, caches)
+            return
+        meta = obj["metadata"]
+        for owner in caches.list(owners, meta.get("namespace", "")):
+            selector = from_object(owner["spec"].get("selector"))
+            if selector is not None and selector.matches(meta.get("labels") or {}):
+                yield Key(meta.get("namespace", ""), owner["metadata"]["name"])
+
+    return keys
+
+
 def controller_of(obj: Resource) -> Resource | None:
     """The owner reference marked as controller, or None."""
     for owner in obj["metadata"].get("ownerReferences") or ():
@@ -101,12 +131,19 @@ def controller_of(obj: Resource) -> Resource | None:
     return None
 
 
+def always(_old: Resource | None, _new: Resource | None) -> bool:
+    """Every change matters."""
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """A type that a controller looks at, and which keys a change of one object wakes."""
+    """A type that a controller looks at, and which keys a change of one object wakes. `when` leaves out changes (old, new)
+    that do not matter."""
 
     ref: Ref
     keys: Keys = itself
+    when: When = always
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,5 +155,5 @@ class Controller:
     watches: tuple[Watch, ...]
     reconcile: Callable[[Context, Any], Awaitable[Result]]
     workers: int = 2
-    every_type: Callable[[TypeInfo], Keys] | None = None  # besides `watches`: look at every type that is served
-    resync_s: float | None = None  # wake every key again after this long, for controllers that watch time
+    every_type: Callable[[TypeInfo], Watch | None] | None = None  # besides `watches`: look at every type that is served
+    every_s: float | None = None  # wakes the key "" this often, for what can only be found by looking

@@ -4,7 +4,7 @@ workers never hold the same key. Failures are counted per key. Pure bookkeeping 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -23,7 +23,7 @@ class Queue(Generic[K]):
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._backoffs: dict[K, Backoff] = {}
         self._base_s, self._cap_s = base_s, cap_s
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: deque[asyncio.Future[None]] = deque()
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -38,7 +38,7 @@ class Queue(Generic[K]):
         self._cancel_timer(key)
         if key in self._working:
             self._again.add(key)
-        else:
+        elif key not in self._ready:
             self._ready[key] = None
             self._notify()
 
@@ -59,9 +59,9 @@ class Queue(Generic[K]):
             self._waiters.append(waiter)
             try:
                 await waiter
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+            except asyncio.CancelledError:
+                self._give_up(waiter)
+                raise
         key, _ = self._ready.popitem(last=False)
         self._working.add(key)
         return key
@@ -83,12 +83,20 @@ class Queue(Generic[K]):
         """Forget a key's failures."""
         self._backoffs.pop(key, None)
 
+    def forget(self, key: K) -> None:
+        """What the key names is gone: no wake is owed to it any more."""
+        self._cancel_timer(key)
+        self._ready.pop(key, None)
+        self._again.discard(key)
+        self._backoffs.pop(key, None)
+
     def close(self) -> None:
         """Drop what is planned."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
         self._ready.clear()
+        self._again.clear()
 
     def _due(self, key: K) -> None:
         self._timers.pop(key, None)
@@ -100,7 +108,14 @@ class Queue(Generic[K]):
 
     def _notify(self) -> None:
         while self._waiters:
-            waiter = self._waiters.pop(0)
+            waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+    def _give_up(self, waiter: asyncio.Future[None]) -> None:
+        """A worker that is cancelled after it was woken passes the wake on."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        elif self._ready:
+            self._notify()

@@ -30,12 +30,16 @@ class SharedCaches:
             self._informers[ref] = Informer(self._client, ref)
         return self._informers[ref]
 
-    async def start(self) -> None:
-        """Start caches added since the last call and wait until all have been filled once."""
+    def begin(self) -> None:
+        """Start caches added since the last call; they fill in the background."""
         for ref, informer in self._informers.items():
             if ref not in self._running:
                 self._running[ref] = self._tasks.spawn(informer.run(), f"cache-{ref.plural}")
-        await asyncio.gather(*(informer.synced.wait() for informer in self._informers.values()))
+
+    async def start(self) -> None:
+        """Start caches added since the last call and wait until all have been filled once."""
+        self.begin()
+        await asyncio.gather(*(informer.synced.wait() for informer in list(self._informers.values())))
 
     async def drop(self, ref: Ref) -> None:
         """Stop a type's cache, for a custom kind that is gone."""
@@ -59,6 +63,11 @@ class SharedCaches:
         return informer.list(namespace) if informer else ()
 
     def owned(self, ref: Ref, uid: str) -> Iterable[Resource]:
-        """Objects that name the uid among their owners."""
+        """Objects that name the uid among their owners; for "" those that no owner controls."""
         informer = self._informers.get(ref)
         return informer.owned(uid) if informer else ()
+
+    def revision(self, ref: Ref) -> int:
+        """How far a type's cache has come: every write up to it shows."""
+        informer = self._informers.get(ref)
+        return informer.revision if informer else 0

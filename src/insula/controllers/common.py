@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Literal
 
-from insula import clock
 from insula.client.contract import Client
 from insula.errors import NotFound, gather
 from insula.model.resource import Ref, Resource
@@ -41,9 +40,8 @@ def is_true(obj: Resource, type_: str) -> bool:
 
 def is_active(pod: Resource) -> bool:
     """A pod that still counts: neither ended nor being deleted."""
-    return pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") and not pod["metadata"].get(
-        "deletionTimestamp"
-    )
+    ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    return not ended and not pod["metadata"].get("deletionTimestamp")
 
 
 def with_condition(
@@ -80,11 +78,16 @@ async def write_status(client: Client, ref: Ref, obj: Resource, status: dict[str
     return True
 
 
-async def delete_quietly(client: Client, ref: Ref, obj: Resource) -> None:
+Propagation = Literal["Background", "Foreground", "Orphan"]
+
+
+async def delete_quietly(
+    client: Client, ref: Ref, obj: Resource, propagation: Propagation | None = "Background"
+) -> None:
     """Delete exactly this object (by uid); one that is gone already is fine."""
     meta = obj["metadata"]
     try:
-        await client.delete(ref, meta["name"], meta.get("namespace", ""), uid=meta["uid"], propagation="Background")
+        await client.delete(ref, meta["name"], meta.get("namespace", ""), uid=meta["uid"], propagation=propagation)
     except NotFound:
         return
 
@@ -95,33 +98,11 @@ async def each(work: Iterable[Awaitable[Any]], what: str) -> None:
     gather(what, [result for result in results if isinstance(result, BaseException)])
 
 
-async def record(
-    client: Client, obj: Resource, reason: str, message: str, *, kind: str = "Normal", source: str
-) -> None:
-    """Write an Event about an object (core/v1, as `kubectl describe` reads it)."""
-    meta = obj["metadata"]
-    namespace = meta.get("namespace") or "default"
-    now = clock.rfc3339(clock.now())
-    event = {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"generateName": f"{meta['name'][:200]}.", "namespace": namespace},
-        "involvedObject": {
-            "apiVersion": obj["apiVersion"],
-            "kind": obj["kind"],
-            "name": meta["name"],
-            "namespace": meta.get("namespace", ""),
-            "uid": meta.get("uid", ""),
-            "resourceVersion": meta.get("resourceVersion", ""),
-        },
-        "reason": reason,
-        "message": message,
-        "type": kind,
-        "count": 1,
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "source": {"component": source},
-        "reportingComponent": source,
-        "reportingInstance": "",
-    }
-    await client.create(Ref("", "v1", "events"), event, namespace)
+async def slow_start(count: int, make: Callable[[], Awaitable[None]]) -> None:
+    """Make `count` things, one, then two, four and so on at a time, so that a quota that refuses the first is not asked a
+    hundred times. Raises what failed in the first batch that did."""
+    batch = 1
+    while count > 0:
+        now = min(batch, count)
+        await each([make() for _ in range(now)], "creations")
+        count, batch = count - now, batch * 2

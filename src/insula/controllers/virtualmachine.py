@@ -11,8 +11,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from insula import clock
-from insula.control.controller import DONE, Context, Controller, Result, Watch, controlled_by
-from insula.controllers.common import delete_quietly, is_true, owner_reference, record, with_condition, write_status
+from insula.control.controller import DONE, Context, Controller, Result, Watch, controlled_by, controller_of
+from insula.controllers.common import delete_quietly, is_true, owner_reference, with_condition, write_status
 from insula.controllers.refs import MACHINE_INSTANCES, MACHINES
 from insula.errors import AlreadyExists, InsulaError
 from insula.model.resource import Key, Resource
@@ -206,7 +206,7 @@ async def reconcile(context: Context, key: Key) -> Result:
     machine = context.caches.get(MACHINES, key.name, key.namespace)
     if machine is None:
         return DONE
-    instance = context.caches.get(MACHINE_INSTANCES, key.name, key.namespace)
+    instance = own(machine, context.caches.get(MACHINE_INSTANCES, key.name, key.namespace))
     now = clock.rfc3339(clock.now())
     decision = decide(machine, instance)
     pause_s = wait_s(machine, now) if decision.action == "create" and not decision.answered else 0.0
@@ -218,22 +218,33 @@ async def reconcile(context: Context, key: Key) -> Result:
     return Result(pause_s or None)
 
 
+def own(machine: Resource, instance: Resource | None) -> Resource | None:
+    """The instance if it is this machine's. One of the same name that a user made by itself is not touched."""
+    owner = controller_of(instance) if instance is not None else None
+    return instance if owner is not None and owner["uid"] == machine["metadata"]["uid"] else None
+
+
 async def _act(context: Context, machine: Resource, instance: Resource | None, decision: Decision) -> None:
     namespace, name = machine["metadata"]["namespace"], machine["metadata"]["name"]
     if decision.action == "create":
         try:
             await context.client.create(MACHINE_INSTANCES, instance_of(machine, paused=decision.paused), namespace)
         except AlreadyExists:
-            return
+            present = await context.client.get(MACHINE_INSTANCES, name, namespace)
+            if own(machine, present) is not None:
+                return
+            text = f"a virtual machine instance {name} that this virtual machine does not own is there already"
+            context.events.record(machine, "FailedCreate", text, "Warning")
+            raise
         except InsulaError as fault:
-            await record(context.client, machine, "FailedCreate", str(fault), kind="Warning", source=CONTROLLER.name)
+            context.events.record(machine, "FailedCreate", str(fault), "Warning")
             raise
         text = f"Started the virtual machine by creating the new virtual machine instance {name}"
-        await record(context.client, machine, "SuccessfulCreate", text, source=CONTROLLER.name)
+        context.events.record(machine, "SuccessfulCreate", text)
     elif decision.action == "delete" and instance is not None and not instance["metadata"].get("deletionTimestamp"):
         await delete_quietly(context.client, MACHINE_INSTANCES, instance)
         text = f"Stopped the virtual machine by deleting the virtual machine instance with uid {instance['metadata']['uid']}"
-        await record(context.client, machine, "SuccessfulDelete", text, source=CONTROLLER.name)
+        context.events.record(machine, "SuccessfulDelete", text)
 
 
 CONTROLLER = Controller(

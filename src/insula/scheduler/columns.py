@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from insula.model.quantity import parse_quantity
 from insula.model.resource import Resource
-from insula.scheduler.needs import Expression, Needs
+from insula.scheduler.needs import AffinityTerm, Expression, Needs
 
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
-NOT_READY = ("node.kubernetes.io/not-ready", "", "NoSchedule")
+Group = tuple[str, tuple[tuple[str, str], ...]]  # namespace and labels: what selectors see of a workload
 UNSCHEDULABLE = ("node.kubernetes.io/unschedulable", "", "NoSchedule")
 
 
@@ -43,7 +43,8 @@ class Columns:
         self._ports: dict[tuple[str, str, int], Numbers] = {}
         self._images: dict[str, Numbers] = {}
         self.placed: dict[str, tuple[int, Needs]] = {}  # workload uid -> row, needs
-        self.repelling: Counter[str] = Counter()  # uids of placed workloads with required anti-affinity
+        self.groups: dict[Group, Counter[int]] = {}  # how many workloads of each group sit on which rows
+        self.repelling: dict[AffinityTerm, Counter[int]] = {}  # required anti-affinity of what is placed, by row
 
     # nodes
 
@@ -81,6 +82,8 @@ class Columns:
         self._free.append(row)
 
     def _set_amounts(self, row: int, allocatable: dict[str, Any]) -> None:
+        for column in self.allocatable.values():
+            column[row] = 0
         for name, value in allocatable.items():
             key = {"ephemeral-storage": "ephemeral"}.get(name, name)
             amount = parse_quantity(value)
@@ -117,19 +120,17 @@ class Columns:
 
     def put(self, uid: str, row: int, needs: Needs) -> None:
         """Count a workload on a node. Repeating it moves it."""
+        if self.placed.get(uid) == (row, needs):
+            return
         self.take_away(uid)
         self.placed[uid] = (row, needs)
         self._count(row, needs, 1)
-        if needs.anti_affinity:
-            self.repelling[uid] += 1
 
     def take_away(self, uid: str) -> None:
         """Stop counting a workload."""
         found = self.placed.pop(uid, None)
-        if found is None:
-            return
-        self._count(*found, -1)
-        self.repelling.pop(uid, None)
+        if found is not None:
+            self._count(*found, -1)
 
     def _count(self, row: int, needs: Needs, sign: int) -> None:
         amounts = {"cpu": needs.milli_cpu, "memory": needs.memory, "ephemeral": needs.ephemeral, "pods": 1}
@@ -139,6 +140,9 @@ class Columns:
         self.scored["memory"][row] += sign * needs.score_memory
         for port in needs.ports:
             self._numbers(self._ports, port)[row] += sign
+        _tally(self.groups, (needs.namespace, needs.labels), row, sign)
+        for term in needs.anti_affinity:
+            _tally(self.repelling, term, row, sign)
 
     # reading
 
@@ -214,6 +218,15 @@ class Columns:
             _double(columns, 0)
         _double(self._labels, -1)
         _double(self.taints, False)
+
+
+def _tally(tallies: dict[Any, Counter[int]], key: Any, row: int, sign: int) -> None:
+    rows = tallies.setdefault(key, Counter())
+    rows[row] += sign
+    if not rows[row]:
+        del rows[row]
+    if not rows:
+        del tallies[key]
 
 
 def _double(columns: dict[Any, Any], fill: Any) -> None:

@@ -5,7 +5,7 @@ Units: CPU in millicores, memory and ephemeral storage in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -45,21 +45,41 @@ class Toleration(Struct, frozen=True):
 
 
 class AffinityTerm(Struct, frozen=True):
-    """One pod affinity term: pods that `matches` in `namespaces`, seen per value of the node label `topology_key`."""
+    """One pod affinity term: pods that `selector` matches in `namespaces` (None: in all), per value of the node label
+    `topology_key`."""
 
     topology_key: str
-    namespaces: tuple[str, ...]
+    namespaces: tuple[str, ...] | None
     selector: tuple[Expression, ...]
     weight: int = 0
 
 
+class Owner(Struct, frozen=True):
+    """Whose terms are read."""
+
+    namespace: str
+    labels: Mapping[str, str]
+
+
+SelectNamespaces = Callable[[Mapping[str, Any]], Iterable[str]]
+
+
+def no_namespaces(_: Mapping[str, Any]) -> Iterable[str]:
+    """For readers that know no namespaces: a selector picks none."""
+    return ()
+
+
 class Spread(Struct, frozen=True):
-    """One topology spread constraint; `hard` is DoNotSchedule."""
+    """One topology spread constraint; `hard` is DoNotSchedule. With fewer than `min_domains` domains the least count is 0;
+    `honor_affinity` and `honor_taints` leave out nodes that the workload could not use."""
 
     topology_key: str
     max_skew: int
     hard: bool
     selector: tuple[Expression, ...]
+    min_domains: int = 1
+    honor_affinity: bool = True
+    honor_taints: bool = False
 
 
 class Needs(Struct, frozen=True, kw_only=True):
@@ -123,19 +143,54 @@ def _term(term: Mapping[str, Any]) -> tuple[Expression, ...]:
     return (*_expressions(term.get("matchExpressions")), *fields)
 
 
-def _affinity_terms(items: Iterable[Mapping[str, Any]] | None, namespace: str, sign: int) -> tuple[AffinityTerm, ...]:
+def _affinity_terms(
+    items: Iterable[Mapping[str, Any]] | None, owner: Owner, select: SelectNamespaces, sign: int
+) -> tuple[AffinityTerm, ...]:
     terms = []
     for item in items or ():
         term = item.get("podAffinityTerm", item)
+        unlike = tuple(
+            Expression(key, "NotIn", (owner.labels[key],))
+            for key in term.get("mismatchLabelKeys") or ()
+            if key in owner.labels
+        )
         terms.append(
             AffinityTerm(
                 topology_key=term["topologyKey"],
-                namespaces=tuple(term.get("namespaces") or (namespace,)),
-                selector=selector_of(term.get("labelSelector")),
+                namespaces=_namespaces(term, owner, select),
+                selector=(*selector_of(term.get("labelSelector")), *_alike(term, owner), *unlike),
                 weight=sign * int(item.get("weight", 0)),
             )
         )
     return tuple(terms)
+
+
+def _namespaces(term: Mapping[str, Any], owner: Owner, select: SelectNamespaces) -> tuple[str, ...] | None:
+    """The named ones and those that the selector picks; an empty selector picks all, none at all means the workload's own."""
+    named, selector = tuple(term.get("namespaces") or ()), term.get("namespaceSelector")
+    if selector is None:
+        return named or (owner.namespace,)
+    if not selector:
+        return None
+    return tuple(sorted({*named, *select(selector)}))
+
+
+def _alike(term: Mapping[str, Any], owner: Owner) -> tuple[Expression, ...]:
+    """`matchLabelKeys`: only workloads whose value of these labels is the owner's."""
+    keys = term.get("matchLabelKeys") or ()
+    return tuple(Expression(key, "In", (owner.labels[key],)) for key in keys if key in owner.labels)
+
+
+def _spread(constraint: Mapping[str, Any], owner: Owner) -> Spread:
+    return Spread(
+        constraint["topologyKey"],
+        int(constraint.get("maxSkew", 1)),
+        constraint.get("whenUnsatisfiable", "DoNotSchedule") == "DoNotSchedule",
+        (*selector_of(constraint.get("labelSelector")), *_alike(constraint, owner)),
+        min_domains=int(constraint.get("minDomains") or 1),
+        honor_affinity=constraint.get("nodeAffinityPolicy", "Honor") == "Honor",
+        honor_taints=constraint.get("nodeTaintsPolicy", "Ignore") == "Honor",
+    )
 
 
 def requests_of(container: Mapping[str, Any]) -> dict[str, int]:
@@ -167,6 +222,10 @@ def pod_requests(spec: Mapping[str, Any]) -> dict[str, int]:
     _add(total, sidecars)
     for name, amount in largest.items():
         total[name] = max(total.get(name, 0), amount)
+    whole = spec.get("resources") or {}  # said of the pod as a whole, it replaces what its containers say
+    total.update(
+        (name, amount) for name, amount in requests_of({"resources": whole}).items() if name in ("cpu", "memory")
+    )
     _add(total, {name: _amount(name, value) for name, value in (spec.get("overhead") or {}).items()})
     return total
 
@@ -176,50 +235,42 @@ def _add(total: dict[str, int], more: Mapping[str, int]) -> None:
         total[name] = total.get(name, 0) + amount
 
 
-def _placement(spec: Mapping[str, Any], namespace: str) -> dict[str, Any]:
+def _placement(spec: Mapping[str, Any], owner: Owner, select: SelectNamespaces) -> dict[str, Any]:
     affinity = spec.get("affinity") or {}
     node = affinity.get("nodeAffinity") or {}
     near, far = affinity.get("podAffinity") or {}, affinity.get("podAntiAffinity") or {}
-    required = (node.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get("nodeSelectorTerms") or ()
     hard, soft = "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"
+
+    def terms(of: Mapping[str, Any], which: str, sign: int = 1) -> tuple[AffinityTerm, ...]:
+        return _affinity_terms(of.get(which), owner, select, sign)
+
     return {
         "selector": tuple(Expression(k, "In", (v,)) for k, v in sorted((spec.get("nodeSelector") or {}).items())),
-        "any_of": tuple(_term(term) for term in required),
+        "any_of": tuple(_term(term) for term in (node.get(hard) or {}).get("nodeSelectorTerms") or ()),
         "preferred": tuple((int(p["weight"]), _term(p["preference"])) for p in node.get(soft) or ()),
         "tolerations": tuple(
             Toleration(t.get("key", ""), t.get("operator", "Equal"), t.get("value", ""), t.get("effect", ""))
             for t in spec.get("tolerations") or ()
         ),
-        "affinity": _affinity_terms(near.get(hard), namespace, 1),
-        "anti_affinity": _affinity_terms(far.get(hard), namespace, 1),
-        "preferred_affinity": (
-            *_affinity_terms(near.get(soft), namespace, 1),
-            *_affinity_terms(far.get(soft), namespace, -1),
-        ),
-        "spread": tuple(
-            Spread(
-                c["topologyKey"],
-                int(c.get("maxSkew", 1)),
-                c.get("whenUnsatisfiable", "DoNotSchedule") == "DoNotSchedule",
-                selector_of(c.get("labelSelector")),
-            )
-            for c in spec.get("topologySpreadConstraints") or ()
-        ),
+        "affinity": terms(near, hard),
+        "anti_affinity": terms(far, hard),
+        "preferred_affinity": (*terms(near, soft), *terms(far, soft, -1)),
+        "spread": tuple(_spread(constraint, owner) for constraint in spec.get("topologySpreadConstraints") or ()),
     }
 
 
 _COUNTED = frozenset({"cpu", "memory", "ephemeral-storage"})
 
 
-def needs_of_pod(pod: Resource) -> Needs:
-    """Read a Pod."""
+def needs_of_pod(pod: Resource, select: SelectNamespaces = no_namespaces) -> Needs:
+    """Read a Pod. `select` gives the names of the namespaces that a label selector picks."""
     meta, spec = pod["metadata"], pod["spec"]
-    namespace = meta.get("namespace", "")
+    owner = Owner(meta.get("namespace", ""), meta.get("labels") or {})
     wanted = pod_requests(spec)
     containers = spec.get("containers") or ()
     return Needs(
-        namespace=namespace,
-        labels=tuple(sorted((meta.get("labels") or {}).items())),
+        namespace=owner.namespace,
+        labels=tuple(sorted(owner.labels.items())),
         milli_cpu=wanted.get("cpu", 0),
         memory=wanted.get("memory", 0),
         ephemeral=wanted.get("ephemeral-storage", 0),
@@ -234,26 +285,26 @@ def needs_of_pod(pod: Resource) -> Needs:
         ),
         node_name=spec.get("nodeName", ""),
         images=tuple(container.get("image", "") for container in containers),
-        **_placement(spec, namespace),
+        **_placement(spec, owner, select),
     )
 
 
-def needs_of_machine(machine: Resource) -> Needs:
+def needs_of_machine(machine: Resource, select: SelectNamespaces = no_namespaces) -> Needs:
     """Read a VirtualMachineInstance: guest memory, and vCPUs as CPU requests only where the user gave one (KubeVirt
     overcommits CPU likewise)."""
     meta, spec = machine["metadata"], machine["spec"]
-    namespace = meta.get("namespace", "")
+    owner = Owner(meta.get("namespace", ""), meta.get("labels") or {})
     domain = spec.get("domain") or {}
     wanted = requests_of(domain)
     guest = (domain.get("memory") or {}).get("guest")
     memory = _amount("memory", guest) if guest else wanted.get("memory", DEFAULT_GUEST_MEMORY)
     return Needs(
-        namespace=namespace,
-        labels=tuple(sorted((meta.get("labels") or {}).items())),
+        namespace=owner.namespace,
+        labels=tuple(sorted(owner.labels.items())),
         milli_cpu=wanted.get("cpu", 0),
         memory=memory,
         score_milli_cpu=wanted.get("cpu") or DEFAULT_MILLI_CPU,
         score_memory=memory,
         node_name=(machine.get("status") or {}).get("nodeName", ""),
-        **_placement(spec, namespace),
+        **_placement(spec, owner, select),
     )

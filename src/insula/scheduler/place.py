@@ -1,4 +1,4 @@
-"""One decision: filter all nodes, score all that are left, choose the best. Pure; ties go to the emptiest row order."""
+"""One decision: filter all nodes, score all that are left, choose the best. Pure; the first row wins a tie."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Placement(Struct, frozen=True):
 
 def place(columns: Columns, needs: Needs) -> Placement:
     """Choose a node for a workload among all."""
-    mask = columns.live.copy()
+    mask = columns.live
     for accepts, _ in FILTERS:
-        mask &= accepts(columns, needs)
+        mask = mask & accepts(columns, needs)
     if not mask.any():
         return Placement(reason=explain(columns, needs))
     row = _best(columns, needs, mask)
@@ -41,15 +41,15 @@ def _best(columns: Columns, needs: Needs, mask: Mask) -> int:
 
 
 def explain(columns: Columns, needs: Needs) -> str:
-    """Say per filter how many nodes it refused, each node counted at its first refusal."""
-    left = columns.live.copy()
+    """Say per reason how many nodes it refused, each node counted at the first filter that refuses it."""
+    left = columns.live
     total = int(left.sum())
+    if not total:
+        return "no nodes available to schedule pods"
     refusals = []
-    for accepts, sentence in FILTERS:
+    for accepts, says in FILTERS:
         kept = left & accepts(columns, needs)
-        refused = int(left.sum() - kept.sum())
-        if refused:
-            refusals.append(f"{refused} {sentence}")
+        if (left & ~kept).any():
+            refusals += [f"{count} {sentence}" for count, sentence in says(columns, needs, left) if count]
         left = kept
-    detail = ", ".join(refusals) if refusals else "no nodes registered"
-    return f"0/{total} nodes are available: {detail}."
+    return f"0/{total} nodes are available: {', '.join(sorted(refusals))}."

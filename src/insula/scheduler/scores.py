@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from insula.scheduler.columns import Columns, Mask
-from insula.scheduler.filters import nodes_near, spread_counts
+from insula.scheduler.filters import eligible_for, near_counts, spread_counts
 from insula.scheduler.needs import Needs
 
 Points = NDArray[np.float64]
@@ -59,32 +59,37 @@ def near_and_far(columns: Columns, needs: Needs, mask: Mask) -> Points | None:
         return None
     points = np.zeros(len(mask))
     for term in needs.preferred_affinity:
-        points += term.weight * nodes_near(columns, term)
-    return _normal(points - points[mask].min(initial=0), mask)
+        points += term.weight * near_counts(columns, term)
+    return _normal(points - points[mask].min(), mask)
 
 
 def spread(columns: Columns, needs: Needs, mask: Mask) -> Points | None:
-    """Soft spread constraints: domains with fewer matching workloads are better."""
+    """Soft spread constraints: domains with fewer matching workloads are better, nodes outside of every domain worst."""
     soft = [constraint for constraint in needs.spread if not constraint.hard]
     if not soft:
         return None
     counts = np.zeros(len(mask))
     for constraint in soft:
-        per_value = spread_counts(columns, needs, constraint.topology_key, constraint.selector)
-        counts += per_value[columns.label(constraint.topology_key)]
+        key, eligible = constraint.topology_key, eligible_for(columns, needs, constraint)
+        per_value = spread_counts(columns, needs.namespace, key, constraint.selector, eligible)
+        labels = columns.label(key)
+        counts += np.where(labels >= 0, per_value[labels], int(per_value.sum()) + 1)
     return 100 - _normal(counts, mask)
 
 
 def image_locality(columns: Columns, needs: Needs, mask: Mask) -> Points | None:
-    """Nodes that already have the images, weighted by their size."""
+    """Nodes that already have the images, weighted by their size. An image that few nodes have counts for less, so that one
+    node does not draw everything to itself."""
     total = np.zeros(len(mask))
+    nodes = max(int(columns.live.sum()), 1)
     for image in needs.images:
         column = columns.image_bytes(image)
         if column is not None:
-            total += column
+            total += column * (np.count_nonzero(column) / nodes)
     if not total.any():
         return None
-    points: Points = (np.clip(total, MIN_IMAGE, MAX_IMAGE) - MIN_IMAGE) * 100 / (MAX_IMAGE - MIN_IMAGE)
+    most = MAX_IMAGE * max(len(needs.images), 1)
+    points: Points = (np.clip(total, MIN_IMAGE, most) - MIN_IMAGE) * 100 / (most - MIN_IMAGE)
     return points
 
 
