@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -46,13 +48,18 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
         table.add_column(column.upper().replace("_", " "), overflow="fold", no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    width = None if sys.stdout.isatty() else 500
-    Console(file=sys.stdout, width=width, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty()).print(table)
+    text, on_terminal = io.StringIO(), sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if on_terminal else 4000
+    Console(file=text, width=width, highlight=False, markup=False, color_system=None).print(table)
+    for line in text.getvalue().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 def _cell(value: Any) -> str:
     if value is None or value == "":
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ",".join(str(item) for item in value) or "-"
     return str(value)
