@@ -73,10 +73,11 @@ class Dispatcher:
         try:
             return await self._answer(request)
         except (Exception, BaseExceptionGroup) as fault:
-            errors.record(fault, f"{request.method} {request.path}")
-            if request.transport is None or request.transport.is_closing():
-                return TakenOver()  # nobody is there any more, or what was sent so far was cut off
-            return errors.response(fault)
+            gone = request.transport is None or request.transport.is_closing()
+            if not (gone and isinstance(fault, ConnectionError)):
+                errors.record(fault, f"{request.method} {request.path}")
+            # Where nobody is there any more, or what was sent so far was cut off, nothing is left to be said.
+            return TakenOver() if gone else errors.response(fault)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         version, path = split(request.path)

@@ -150,6 +150,17 @@ def moment_of(text: str) -> datetime:
         raise Invalid(f"{text!r} is neither a time nor a duration", field="filters") from fault
 
 
+def moment_ns(text: str) -> int | None:
+    """Nanoseconds since the epoch, None for an empty text. Seconds with a fraction stay exact; other forms as in `moment_of`."""
+    if not text:
+        return None
+    seconds, _, fraction = text.partition(".")
+    if seconds.isascii() and seconds.isdigit() and len(seconds) < 12 and (not fraction or fraction.isdigit()):
+        return int(seconds) * 1_000_000_000 + int(fraction[:9].ljust(9, "0") or 0)
+    moment = moment_of(text)
+    return int(moment.timestamp()) * 1_000_000_000 + moment.microsecond * 1000
+
+
 def until_of(filters: Filters) -> datetime | None:
     """The `until` filter of a prune."""
     values = filters.get("until")

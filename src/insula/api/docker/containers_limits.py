@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 
 from insula.api.docker.words import HostWords, ResourceWords, RestartWords
@@ -97,8 +98,12 @@ def _cpu(words: ResourceWords) -> tuple[int | None, int | None]:
             raise Invalid(
                 "Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set", field="HostConfig.NanoCpus"
             )
-        if words.nano_cpus < 0:
-            raise Invalid("range of CPUs is from 0.01 upwards", field="HostConfig.NanoCpus")
+        count = len(os.sched_getaffinity(0))
+        if not 0 < words.nano_cpus <= count * 1_000_000_000:
+            raise Invalid(
+                f"range of CPUs is from 0.01 to {count}.00, as there are only {count} CPUs available",
+                field="HostConfig.NanoCpus",
+            )
         return max(1000, words.nano_cpus * PERIOD_US // 1_000_000_000), PERIOD_US
     if words.cpu_period and not 1000 <= words.cpu_period <= 1_000_000:
         raise Invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")

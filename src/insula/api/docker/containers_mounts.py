@@ -89,6 +89,8 @@ def _modes(modes: Sequence[str], text: str) -> tuple[bool, str, bool]:
 
 def volume_name(name: str) -> str:
     """Raises Invalid with the Docker Engine's sentence."""
+    if len(name) == 1:
+        raise Invalid("volume name is too short, names should be at least two alphanumeric characters", field="Name")
     if not _VOLUME_NAME.match(name):
         raise Invalid(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from insula.api.docker.containers_filter import moment_ns
 from insula.api.docker.route import Call, Route
 from insula.api.docker.streams import (
     Client,
@@ -134,8 +135,9 @@ async def logs(call: Call) -> web.StreamResponse:
 
 
 def _time(text: str) -> str:
-    """Clients send 0 for "not at all"."""
-    return "" if text in ("0", "0.000000000") else text
+    """As the engine takes it. Clients send 0 for "not at all". Raises Invalid."""
+    moment = moment_ns(text)
+    return f"{moment // 1_000_000_000}.{moment % 1_000_000_000:09d}" if moment else ""
 
 
 def _tail(text: str) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from insula.api.docker.containers_filter import moment_of
+from insula.api.docker.containers_filter import moment_ns
 from insula.api.docker.containers_network import docker_name
 from insula.api.docker.door import Door
 from insula.api.docker.filters import Filters, has_label, parse
@@ -84,11 +84,11 @@ def _is(event: Event, kind: str, filters: Filters) -> bool:
 async def stream(call: Call) -> web.StreamResponse:
     """`GET /events`: one JSON object to a line, until `until` or until the client leaves."""
     filters = parse(call.text("filters"), _FILTERS)
-    since, until = _moment_ns(call.text("since")), _moment_ns(call.text("until"))
+    since, until = moment_ns(call.text("since")), moment_ns(call.text("until"))
     if since and until and since > until:
         raise Invalid("`since` time cannot be after `until` time", field="since")
-    events = call.door.engine.events(since_ns=since, until_ns=until)
     async with streaming(call.request, content_type="application/json") as response:
+        events = call.door.engine.events(since_ns=since, until_ns=until)
         try:
             async for event in events:
                 if passes(event, filters):
@@ -99,17 +99,6 @@ async def stream(call: Call) -> web.StreamResponse:
         finally:
             await events.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
     return response
-
-
-def _moment_ns(text: str) -> int | None:
-    """Seconds with a fraction stay exact; other forms are read as everywhere."""
-    if not text:
-        return None
-    seconds, _, fraction = text.partition(".")
-    if seconds.isascii() and seconds.isdigit() and len(seconds) < 12 and (not fraction or fraction.isdigit()):
-        return int(seconds) * 1_000_000_000 + int(fraction[:9].ljust(9, "0") or 0)
-    moment = moment_of(text)
-    return int(moment.timestamp()) * 1_000_000_000 + moment.microsecond * 1000
 
 
 ROUTES = (Route("GET", "/events", stream, stream=True),)

@@ -23,7 +23,7 @@ from insula.api.docker.images_words import (
 from insula.api.docker.route import Call, Route
 from insula.api.web import json_response
 from insula.errors import Conflict, Invalid, NotFound, Unsupported
-from insula.images.contract import Image, Use
+from insula.images.contract import Image
 
 _FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 
@@ -87,20 +87,11 @@ async def tag(call: Call) -> web.StreamResponse:
     return web.Response(status=201)
 
 
-async def uses_of(door: Door) -> list[Use]:
-    """Which images instances need."""
-    return [
-        Use(image=each.image.id, instance=each.id, running=each.state.name in ("running", "paused", "restarting"))
-        for each in await door.engine.list()
-        if each.image is not None
-    ]
-
-
 async def remove(call: Call) -> web.StreamResponse:
     """`DELETE /images/{name}`."""
     images, name = call.door.engine.images, call.params["name"]
     image = await images.get(name)
-    done = await images.remove(name, force=call.flag("force"), uses=await uses_of(call.door))
+    done = await images.remove(name, force=call.flag("force"), uses=await call.door.engine.image_uses())
     _tell_removed(call.door, image, done)
     return json_response(removal_words(done))
 
@@ -117,7 +108,7 @@ async def prune(call: Call) -> web.StreamResponse:
     """`POST /images/prune`: nameless images that nothing needs; with `dangling=false` named ones too."""
     filters = parse(call.text("filters"), ("dangling", "until", "label", "label!"))
     until, only_dangling = until_of(filters), filters.flag("dangling", default=True)
-    images, uses = call.door.engine.images, await uses_of(call.door)
+    images, uses = call.door.engine.images, await call.door.engine.image_uses()
     used = Counter(use.image for use in uses)
     done: list[tuple[str, str]] = []
     freed = 0

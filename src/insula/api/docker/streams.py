@@ -179,6 +179,8 @@ def hijack(request: web.BaseRequest, kind: str) -> RawConnection:
 async def over_websocket(request: web.Request, serve: Callable[[Client], Awaitable[object]]) -> web.StreamResponse:
     """The same session in binary messages of a WebSocket."""
     socket = web.WebSocketResponse(autoping=True, max_msg_size=1024 * 1024)
+    if not socket.can_prepare(request):
+        raise Invalid("this endpoint speaks WebSocket only: the request must ask for an upgrade to it")
     await socket.prepare(request)
     with contextlib.suppress(ConnectionError):
         await serve(_WebSocketClient(socket))

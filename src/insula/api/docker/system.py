@@ -17,7 +17,6 @@ from insula.api.docker.route import Call, Route
 from insula.api.docker.versions import NEWEST, OLDEST, dotted
 from insula.api.docker.volumes import size_of, users, volume_words
 from insula.api.web import json_response
-from insula.engine.contract import Instance
 from insula.errors import Invalid, Unsupported
 from insula.tasks import in_thread
 
@@ -188,7 +187,7 @@ async def disk_usage(call: Call) -> web.StreamResponse:
     instances = await door.engine.list()
     words: dict[str, Any] = {"BuilderSize": 0}
     if "image" in wanted:
-        words |= await _images(door, list(instances))
+        words |= await _images(door)
     if "container" in wanted:
         words["Containers"] = await rows(door, instances, sizes=True)
     if "volume" in wanted:
@@ -198,9 +197,9 @@ async def disk_usage(call: Call) -> web.StreamResponse:
     return json_response(words)
 
 
-async def _images(door: Door, instances: list[Instance]) -> dict[str, Any]:
+async def _images(door: Door) -> dict[str, Any]:
     images = await door.engine.images.list()
-    used = [each.image.id for each in instances if each.image is not None]
+    used = [use.image for use in await door.engine.image_uses()]
     rows = [summary_words(image, containers=used.count(image.id)) | {"SharedSize": 0} for image in images]
     return {"LayersSize": sum(image.size_bytes for image in images), "Images": rows}
 

@@ -6,9 +6,11 @@ out where any value is ignored by dockerd on Linux too.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
+
+Int = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # Go's int64: its decoder refuses larger numbers too
 
 
 class Words(Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -26,7 +28,7 @@ class RestartWords(Words, frozen=True, kw_only=True):
     """`--restart`."""
 
     name: str = ""
-    maximum_retry_count: int = 0
+    maximum_retry_count: Int = 0
 
 
 class PortBinding(Words, frozen=True, kw_only=True):
@@ -48,8 +50,8 @@ class UlimitWords(Words, frozen=True, kw_only=True):
     """`--ulimit`."""
 
     name: str
-    soft: int = 0
-    hard: int = 0
+    soft: Int = 0
+    hard: Int = 0
 
 
 class BindOptions(Words, frozen=True, kw_only=True):
@@ -81,8 +83,8 @@ class VolumeOptions(Words, frozen=True, kw_only=True):
 class TmpfsOptions(Words, frozen=True, kw_only=True):
     """Of a tmpfs in `Mounts`."""
 
-    size_bytes: int = 0
-    mode: int = 0
+    size_bytes: Int = 0
+    mode: Int = 0
     options: list[list[str]] = field(default_factory=list)
 
 
@@ -102,32 +104,32 @@ class MountWords(Words, frozen=True, kw_only=True):
 class ResourceWords(Words, frozen=True, kw_only=True):
     """The envelope: part of HostConfig and the body of `update`."""
 
-    cpu_shares: int = 0
-    memory: int = 0
-    nano_cpus: int = 0
+    cpu_shares: Int = 0
+    memory: Int = 0
+    nano_cpus: Int = 0
     cgroup_parent: str = ""
-    blkio_weight: int = 0
+    blkio_weight: Int = 0
     blkio_weight_device: list[Any] = field(default_factory=list)
     blkio_device_read_bps: list[Any] = field(default_factory=list)
     blkio_device_write_bps: list[Any] = field(default_factory=list)
     blkio_device_read_iops: list[Any] = field(default_factory=list, name="BlkioDeviceReadIOps")
     blkio_device_write_iops: list[Any] = field(default_factory=list, name="BlkioDeviceWriteIOps")
-    cpu_period: int = 0
-    cpu_quota: int = 0
-    cpu_realtime_period: int = 0
-    cpu_realtime_runtime: int = 0
+    cpu_period: Int = 0
+    cpu_quota: Int = 0
+    cpu_realtime_period: Int = 0
+    cpu_realtime_runtime: Int = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     devices: list[DeviceWords] = field(default_factory=list)
     device_cgroup_rules: list[str] = field(default_factory=list)
     device_requests: list[Any] = field(default_factory=list)
-    kernel_memory: int = 0
-    kernel_memory_tcp: int = field(default=0, name="KernelMemoryTCP")
-    memory_reservation: int = 0
-    memory_swap: int = 0
-    memory_swappiness: int | None = None
+    kernel_memory: Int = 0
+    kernel_memory_tcp: Int = field(default=0, name="KernelMemoryTCP")
+    memory_reservation: Int = 0
+    memory_swap: Int = 0
+    memory_swappiness: Int | None = None
     oom_kill_disable: bool = False
-    pids_limit: int | None = None
+    pids_limit: Int | None = None
     ulimits: list[UlimitWords] = field(default_factory=list)
 
 
@@ -160,7 +162,7 @@ class HostWords(ResourceWords, frozen=True, kw_only=True):
     group_add: list[str] = field(default_factory=list)
     ipc_mode: str = ""
     links: list[str] = field(default_factory=list)
-    oom_score_adj: int = 0
+    oom_score_adj: Int = 0
     pid_mode: str = ""
     privileged: bool = False
     publish_all_ports: bool = False
@@ -170,7 +172,7 @@ class HostWords(ResourceWords, frozen=True, kw_only=True):
     tmpfs: dict[str, str] = field(default_factory=dict)
     uts_mode: str = field(default="", name="UTSMode")
     userns_mode: str = ""
-    shm_size: int = 0
+    shm_size: Int = 0
     sysctls: dict[str, str] = field(default_factory=dict)
     runtime: str = ""
     isolation: str = ""
@@ -178,18 +180,18 @@ class HostWords(ResourceWords, frozen=True, kw_only=True):
     masked_paths: list[str] | None = None
     readonly_paths: list[str] | None = None
     init: bool | None = None
-    console_size: list[int] = field(default_factory=list)
+    console_size: list[Int] = field(default_factory=list)
 
 
 class HealthWords(Words, frozen=True, kw_only=True):
     """`--health-cmd` and its times in nanoseconds."""
 
     test: list[str] = field(default_factory=list)
-    interval: int = 0
-    timeout: int = 0
-    start_period: int = 0
-    start_interval: int = 0
-    retries: int = 0
+    interval: Int = 0
+    timeout: Int = 0
+    start_period: Int = 0
+    start_interval: Int = 0
+    retries: Int = 0
 
 
 class IpamConfig(Words, frozen=True, kw_only=True):
@@ -208,7 +210,7 @@ class EndpointWords(Words, frozen=True, kw_only=True):
     aliases: list[str] = field(default_factory=list)
     mac_address: str = ""
     driver_opts: dict[str, str] = field(default_factory=dict)
-    gw_priority: int = 0
+    gw_priority: Int = 0
 
 
 class NetworkingWords(Words, frozen=True, kw_only=True):
@@ -243,7 +245,7 @@ class ContainerWords(Words, frozen=True, kw_only=True):
     on_build: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     stop_signal: str = ""
-    stop_timeout: int | None = None
+    stop_timeout: Int | None = None
     shell: list[str] = field(default_factory=list)
     host_config: HostWords = HostWords()
     networking_config: NetworkingWords = NetworkingWords()
@@ -262,7 +264,7 @@ class ExecCreateWords(Words, frozen=True, kw_only=True):
     privileged: bool = False
     user: str = ""
     working_dir: str = ""
-    console_size: list[int] = field(default_factory=list)
+    console_size: list[Int] = field(default_factory=list)
 
 
 class ExecStartWords(Words, frozen=True, kw_only=True):
@@ -270,4 +272,4 @@ class ExecStartWords(Words, frozen=True, kw_only=True):
 
     detach: bool = False
     tty: bool = False
-    console_size: list[int] = field(default_factory=list)
+    console_size: list[Int] = field(default_factory=list)
