@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from host.engine_support import IMAGE, Home, collect, config, home, opened, run, until
@@ -13,7 +14,18 @@ from insula.drivers.driver import Channel
 from insula.engine.contract import Engine, Event
 from insula.engine.node import NodeEngine
 from insula.errors import Conflict, HostFault, Invalid, NotFound
-from insula.model.instance import MountConfig, Process, Resources, RestartPolicy, Security
+from insula.images.build import FileEntry
+from insula.images.contract import Use
+from insula.model.instance import (
+    DiskConfig,
+    InstanceConfig,
+    MachineConfig,
+    MountConfig,
+    Process,
+    Resources,
+    RestartPolicy,
+    Security,
+)
 
 pytestmark = pytest.mark.root
 
@@ -406,6 +418,47 @@ async def test_a_read_only_root(engine: NodeEngine) -> None:
     state, _, err = await run(engine, config("touch", "/x", security=Security(readonly_rootfs=True), auto_remove=True))
     assert state.exit_code == 1
     assert b"Read-only" in err
+
+
+def bootable(size: int) -> bytes:
+    """A raw disk that says so: a partition table with one partition (UEFI specification 5.2)."""
+    entry = bytes([0x80, 0, 0, 0, 0x83, 0, 0, 0]) + (1).to_bytes(4, "little") + (size // 512 - 1).to_bytes(4, "little")
+    return bytes(446) + entry + bytes(48) + b"\x55\xaa" + bytes(size - 512)
+
+
+async def test_images_in_use_are_known_also_after_a_restart(place: Home) -> None:
+    async with opened(place, destroy=False) as engine:
+        files = (FileEntry(path="disk/root.img", data=bootable(1 << 20)), FileEntry(path="vmlinuz", data=b"kernel"))
+        disk = await engine.images.add_files_image("disk:1", files, {})
+        machine = MachineConfig(
+            disks=(DiskConfig(name="root", kind="image", source="disk:1"),),
+            kernel_image="disk:1",
+            kernel_path="/vmlinuz",
+        )
+        made = await engine.create(InstanceConfig(name="m", driver="vm", machine=machine))
+        box = await engine.create(config("true", name="box"))
+        assert box.image is not None
+        uses = {Use(image=disk.id, instance=made.id, files=True), Use(image=box.image.id, instance=box.id)}
+        assert set(await engine.image_uses()) == uses
+        other = await engine.images.add_files_image("disk:1", (files[1],), {})  # the name moves, the machine stays
+        assert other.id != disk.id
+    async with opened(place, destroy=False) as engine:
+        assert set(await engine.image_uses()) == uses
+        with pytest.raises(Conflict, match="cannot be forced"):
+            await engine.images.remove(disk.id, force=True, uses=await engine.image_uses())
+        gone = await engine.images.remove(box.image.id, force=True, uses=await engine.image_uses())
+        assert gone[-1] == ("deleted", box.image.id)
+    async with opened(place, demo=False) as engine:
+        assert {image.id for image in await engine.images.list()} == {other.id, disk.id}
+        assert (await engine.get("box")).image == msgspec.structs.replace(box.image, names=())
+        await engine.start("box")  # it has kept its image
+        assert (await engine.wait("box")).exit_code == 0
+        await engine.remove("box")
+        await engine.remove("m")
+        assert await engine.image_uses() == []
+        await engine.images.remove(disk.id, uses=await engine.image_uses())
+        with pytest.raises(NotFound):
+            await engine.images.held(box.image.id)
 
 
 async def test_close_ends_waits_with_an_error_and_workloads_go_on(place: Home) -> None:

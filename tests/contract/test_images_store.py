@@ -256,7 +256,7 @@ async def test_removal_frees_what_nothing_else_needs(images: NodeImages, data: P
     with pytest.raises(Conflict, match="must force"):
         await images.remove("one:1", uses=[Use(image=one.id, instance="f" * 64)])
     with pytest.raises(Conflict, match="must force"):
-        await images.remove("one:1", in_use=[one.id])
+        await images.remove("one:1", uses=[Use(image=one.id, instance="f" * 64, files=True)])
     await images.remove("one:1")
     assert await images.list() == [] and left_over(data) == []
 
@@ -264,13 +264,23 @@ async def test_removal_frees_what_nothing_else_needs(images: NodeImages, data: P
 async def test_an_instance_keeps_its_layers(images: NodeImages, data: Path) -> None:
     (image,) = await images.load(chunks(docker_archive([BASE], ["x:1"])))
     rootfs = await images.mount(image, "i1")
-    await images.remove("x:1", force=True)
+    gone = await images.remove("x:1", force=True, uses=[Use(image=image.id, instance="i1")])
+    assert gone == [("untagged", "x:1"), ("deleted", image.id)] and await images.list() == []
+    with pytest.raises(NotFound):
+        await images.get(image.id)
+    assert (await images.held(image.id)).names == ()
     assert (Path(rootfs.path) / "etc/a").read_text() == "base"
     assert len(os.listdir(data / "layers")) == 1
-    await images.unmount("i1", remove=True)
-    await images.unmount("i1", remove=True)
-    await images.recover()
-    assert left_over(data) == []
+    await images.unmount("i1", remove=False)
+    again = await NodeImages.open(data)
+    await again.recover()
+    assert await again.mount(await again.held(image.id), "i1") == rootfs
+    await again.unmount("i1", remove=True)
+    await again.unmount("i1", remove=True)
+    assert left_over(data) == []  # the last instance takes the image along
+    with pytest.raises(NotFound):
+        await again.held(image.id)
+    await again.close()
 
 
 async def test_mounts_are_taken_back_after_a_crash(images: NodeImages, data: Path) -> None:

@@ -92,11 +92,11 @@ def home() -> Iterator[Home]:
 
 
 @contextlib.asynccontextmanager
-async def opened(place: Home, *, destroy: bool = True) -> AsyncIterator[NodeEngine]:
+async def opened(place: Home, *, destroy: bool = True, demo: bool = True) -> AsyncIterator[NodeEngine]:
     """An open engine with the demo image; destroyed afterwards."""
     engine = await place.open()
     try:
-        if not await engine.images.list():
+        if demo and not await engine.images.list():
             await engine.images.add_demo()
         yield engine
     finally:

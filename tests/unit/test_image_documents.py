@@ -130,12 +130,18 @@ def test_removal_follows_docker() -> None:
         "referenced image b{12}$",
     ):
         plan("b:1", uses=(used,))
-    assert plan("b:1", force=True, uses=(used,)) == resolve.Removal(image=B, names=("b:1",))
+    orphaned = resolve.Removal(image=B, names=("b:1",), delete=True, orphan=True)
+    assert plan("b:1", force=True, uses=(used,)) == plan(B, force=True, uses=(used,)) == orphaned
     with pytest.raises(Conflict, match=r"\(must be forced\) - image is being used by stopped container c{12}"):
         plan(B, uses=(used,))
     running = Use(image=B, instance="c" * 64, running=True)
     with pytest.raises(Conflict, match=r"\(cannot be forced\) - image is being used by running container c{12}"):
         plan(B, force=True, uses=(running,))
+    assert plan("b:1", force=True, uses=(running,)) == resolve.Removal(image=B, names=("b:1",))
+    disk = Use(image=B, instance="d" * 64, files=True)
+    assert plan("b:1", force=True, uses=(disk,)) == resolve.Removal(image=B, names=("b:1",))
+    with pytest.raises(Conflict, match=r"\(cannot be forced\) - image holds a disk or the kernel of machine d{12}"):
+        plan(B, force=True, uses=(disk,))
 
 
 def test_the_last_tag_takes_the_digests_of_its_repository_along() -> None:

@@ -6,13 +6,13 @@ import posixpath
 from collections.abc import Sequence
 
 from insula.drivers.driver import Capability, Driver
+from insula.engine.bounds import check_bounds, check_path, check_texts
 from insula.engine.resolve import arguments, check_target, stop_signal_of, working_dir
 from insula.engine.signals import parse_signal
 from insula.errors import Conflict, Invalid, Unsupported
 from insula.images.contract import ImageConfig
 from insula.model.instance import InstanceConfig, MountConfig
 
-_LEAST_MEMORY = 6 * 1024 * 1024
 SHARED_MODES = ("host", "none")
 SANDBOX = "sandbox:"
 INSTANCE = "instance:"
@@ -20,11 +20,14 @@ INSTANCE = "instance:"
 
 def check_config(config: InstanceConfig, image: ImageConfig) -> None:
     """Raises Invalid or Conflict for what can never run."""
+    check_bounds(config)
+    check_texts(image)
+    for volume in image.volumes:
+        check_path("/" + volume, "volumes of the image")
     if config.machine is None:
         arguments(config, image)
         working_dir(config.working_dir or image.working_dir)
     parse_signal(stop_signal_of(config, image))
-    _check_memory(config)
     _check_restart(config)
     check_mounts(config.mounts)
     if config.network_mode == "host" and config.networks:
@@ -32,18 +35,6 @@ def check_config(config: InstanceConfig, image: ImageConfig) -> None:
     if config.network_mode.startswith(INSTANCE) and (config.hostname or config.ports):
         what = "hostname" if config.hostname else "port publishing"
         raise Conflict(f"conflicting options: {what} and the container type network mode")
-
-
-def _check_memory(config: InstanceConfig) -> None:
-    memory = config.resources.memory_bytes
-    if memory is not None and 0 < memory < _LEAST_MEMORY:
-        raise Invalid("Minimum memory limit allowed is 6MB", field="resources.memory_bytes")
-    swap = config.resources.memory_swap_bytes
-    if memory and swap is not None and 0 < swap < memory:
-        raise Invalid(
-            "Minimum memoryswap limit should be larger than memory limit, see usage",
-            field="resources.memory_swap_bytes",
-        )
 
 
 def _check_restart(config: InstanceConfig) -> None:

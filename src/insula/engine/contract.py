@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct, field
 
 from insula.drivers.driver import Capability, Channel, Stats, Streams
-from insula.images.contract import Image, ImageStore
+from insula.images.contract import Image, ImageStore, Use
 from insula.model.instance import (
     InstanceConfig,
     MountConfig,
@@ -199,6 +199,10 @@ class Engine(Protocol):
 
     async def list(self) -> Sequence[Instance]:
         """All, newest first."""
+        ...
+
+    async def image_uses(self) -> Sequence[Use]:
+        """Which images instances need, machines' disks and kernels too: for `ImageStore.remove`."""
         ...
 
     async def stats(self, id: str) -> Stats:

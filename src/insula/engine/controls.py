@@ -9,6 +9,7 @@ import signal as signals
 import msgspec
 
 from insula.drivers.driver import Capability
+from insula.engine.bounds import check_resources
 from insula.engine.checks import need
 from insula.engine.lifecycle import refuse_remove, refuse_start, refuse_unless_running
 from insula.engine.names import check_name
@@ -229,6 +230,7 @@ async def update(
             config = msgspec.structs.replace(config, restart=restart)
         if resources is not None:
             config = msgspec.structs.replace(config, resources=merge_resources(config.resources, resources))
+            check_resources(config.resources)
             if resident.running:
                 need(resident.driver, Capability.UPDATE)
                 await resident.driver.update(resident.handle, config.resources)

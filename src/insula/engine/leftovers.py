@@ -44,5 +44,5 @@ async def clear_half_made(driver: Driver, directory: str) -> None:
         return
     try:
         await driver.delete(await driver.create(spec))
-    except InsulaError as fault:  # a create that fails has cleared up after itself
+    except (InsulaError, OSError) as fault:  # a create that fails has cleared up after itself
         log.debug("a half-made instance could not be made again", extra={"instance": spec.id}, exc_info=fault)

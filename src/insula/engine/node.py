@@ -29,7 +29,7 @@ from insula.engine.settings import EnginePaths, EngineSettings
 from insula.errors import Unavailable
 from insula.host import cgroups
 from insula.host.pidfd import boot_id
-from insula.images.contract import Image
+from insula.images.contract import Image, Use
 from insula.images.store import NodeImages
 from insula.model.instance import InstanceConfig, NetworkAttachment, Process, Resources, RestartPolicy
 from insula.networks.contract import Networks
@@ -203,6 +203,10 @@ class NodeEngine:
         """See the contract."""
         known = [each for each in self._parts.residents.values() if each.entry.stage is not Stage.CREATING]
         return [self._view(each) for each in sorted(known, key=lambda each: each.entry.created, reverse=True)]
+
+    async def image_uses(self) -> Sequence[Use]:
+        """See the contract."""
+        return [use for resident in self._parts.residents.values() for use in resident.image_uses()]
 
     async def stats(self, id: str) -> Stats:
         """See the contract."""

@@ -13,7 +13,7 @@ from insula import clock
 from insula.engine.checks import SANDBOX, check_config, networks_of
 from insula.engine.contract import ResolvedMount
 from insula.engine.lifecycle import Verb
-from insula.engine.machines import make_disks
+from insula.engine.machines import make_disks, pin_images
 from insula.engine.names import check_name, new_id
 from insula.engine.parts import Parts
 from insula.engine.records import Entry
@@ -50,6 +50,7 @@ async def prepare(parts: Parts, config: InstanceConfig) -> Resident:
     if not config.image and config.machine is None:
         raise Invalid("no image specified", field="image")
     image = await parts.images.get(config.image) if config.image else None
+    machine_images = await pin_images(parts, config.machine)
     check_config(config, image.config if image else ImageConfig())
     await _check_neighbours(parts, config)
     id = new_id()
@@ -61,6 +62,7 @@ async def prepare(parts: Parts, config: InstanceConfig) -> Resident:
         config=msgspec.structs.replace(config, name=name),
         created=clock.rfc3339_nano(clock.now()),
         image=image.id if image else "",
+        machine_images=machine_images,
         anonymous_volumes=tuple(
             secrets.token_hex(32) for mount in mounts if mount.kind == "volume" and not mount.source
         ),

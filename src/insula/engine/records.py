@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from insula.drivers.driver import Handle
 from insula.engine.contract import ResolvedMount, SandboxConfig
@@ -42,6 +42,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     created: str
     stage: Stage = Stage.CREATING
     image: str = ""  # the image's id: a tag may move, an instance's image does not
+    machine_images: dict[str, str] = field(default_factory=dict)  # likewise of disks and kernels: reference to id
     mounts: tuple[ResolvedMount, ...] = ()
     anonymous_volumes: tuple[str, ...] = ()
     rootfs: str = ""

@@ -55,8 +55,8 @@ async def recover(parts: Parts) -> None:
 async def _images(parts: Parts, ids: set[str]) -> dict[str, Image]:
     found = {}
     for id in ids:
-        with suppress(NotFound):  # removed by force; the instance keeps its layers
-            found[id] = await parts.images.get(id)
+        with suppress(NotFound):  # the disk has lost it: the instance can be looked at and removed, not started
+            found[id] = await parts.images.held(id)
     return found
 
 

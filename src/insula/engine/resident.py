@@ -15,7 +15,7 @@ from insula.engine.lifecycle import Verb, move, state_of
 from insula.engine.records import Entry, Stage
 from insula.engine.streams import Attachments
 from insula.errors import Conflict
-from insula.images.contract import Image
+from insula.images.contract import Image, Use
 from insula.networks.contract import Endpoint, Published
 
 
@@ -130,6 +130,13 @@ class Resident:
                 future.set_result(self.state)
 
     # --- looking ------------------------------------------------------------------------------------------------
+
+    def image_uses(self) -> list[Use]:
+        """The images that it needs."""
+        entry, live = self.entry, self.state.name in ("running", "paused", "restarting")
+        own = [Use(image=entry.image, instance=entry.id, running=live)] if entry.image else []
+        files = set(entry.machine_images.values())
+        return own + [Use(image=image, instance=entry.id, running=live, files=True) for image in sorted(files)]
 
     def view(self, log_path: str) -> Instance:
         """All that is known of it, for clients."""

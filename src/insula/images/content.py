@@ -15,13 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from insula.errors import InsulaError, Invalid
+from insula.errors import InsulaError, Invalid, NotFound
 from insula.host.threads import change
 from insula.images import manifests
 from insula.images.blobs import Blobs
 from insula.images.contract import Image
 from insula.images.layers import Layers, chain_ids
-from insula.images.metadata import Catalog, Entry, LayerBlob, Metadata, with_image, without_image
+from insula.images.metadata import Catalog, Entry, LayerBlob, Metadata, with_image, with_orphans, without_image
 from insula.images.rootfs import RootFilesystems
 from insula.tasks import in_thread
 
@@ -53,13 +53,20 @@ class Content:
     # --- images ---------------------------------------------------------------------------------------------------
 
     def image(self, identity: str) -> Image:
-        """One image by its full id. Reads its configuration once."""
-        entry = self.catalog.images[identity]
+        """One image by its full id, orphans too. Reads its configuration once. Raises NotFound."""
+        entry = self.entry(identity)
         base = self._described.get(identity)
         if base is None:
             base = manifests.describe(entry, self.blobs.read(identity), ())
             self._described[identity] = base
         return msgspec.structs.replace(base, names=self.catalog.names_of(identity), digests=entry.digests)
+
+    def entry(self, identity: str) -> Entry:
+        """Raises NotFound."""
+        entry = self.catalog.entry(identity)
+        if entry is None:
+            raise NotFound(f"No such image: {identity}", kind="image", name=identity)
+        return entry
 
     async def add(
         self,
@@ -96,8 +103,8 @@ class Content:
         return await in_thread(self.image, identity)
 
     async def ensure(self, identity: str) -> tuple[str, ...]:
-        """The chain ids of an image, lowest first, all of them unpacked."""
-        entry = self.catalog.images[identity]
+        """The chain ids of an image, lowest first, all of them unpacked. Raises NotFound."""
+        entry = self.entry(identity)
         diff_ids = [layer.diff_id for layer in entry.layers]
         chains = chain_ids(diff_ids)
         if any(self.layers.record(chain) is None for chain in chains):
@@ -124,6 +131,9 @@ class Content:
             self._dirty = self._holders > 0
             if self._dirty:
                 return []
+            if self.catalog.orphans:
+                needed = await in_thread(self.rootfs.images)
+                await self.metadata.change(lambda catalog: with_orphans(catalog, needed))
             gone = await change(self._sweep)
         await change(self.blobs.empty_trash)
         return gone
@@ -133,14 +143,17 @@ class Content:
         self._dirty = True
 
     def _sweep(self) -> list[str]:
-        images = self.catalog.images.values()
+        images = self._entries().values()
         needed = {layer.digest for entry in images for layer in entry.layers} | {entry.id for entry in images}
         for digest in [digest for digest in self.blobs.all() if digest not in needed]:
             self.blobs.delete(digest)
         chains = {chain for entry in images for chain in chain_ids([layer.diff_id for layer in entry.layers])}
-        for identity in self._described.keys() - self.catalog.images.keys():
+        for identity in self._described.keys() - self._entries().keys():
             self._described.pop(identity, None)
         return self.layers.sweep(chains | self.rootfs.chains())
+
+    def _entries(self) -> dict[str, Entry]:
+        return self.catalog.images | self.catalog.orphans
 
     async def recover(self) -> None:
         """At start, before anything else."""
@@ -154,7 +167,7 @@ class Content:
     def _broken(self) -> list[str]:
         """Images that a damaged disk took content from; the others' configurations are read ahead."""
         broken = []
-        for identity, entry in self.catalog.images.items():
+        for identity, entry in self._entries().items():
             try:
                 self.image(identity)
                 for layer in entry.layers:

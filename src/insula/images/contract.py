@@ -69,11 +69,13 @@ class Rootfs(Struct, frozen=True, kw_only=True):
 
 
 class Use(Struct, frozen=True, kw_only=True):
-    """An instance that was made from an image: what a removal must know."""
+    """An instance that was made from an image: what a removal must know. `files`: it is a machine with a disk or kernel in
+    the image, whose files must stay whether it runs or not."""
 
     image: str
     instance: str
     running: bool = False
+    files: bool = False
 
 
 class ImageStore(Protocol):
@@ -82,6 +84,11 @@ class ImageStore(Protocol):
 
     async def get(self, reference: str) -> Image:
         """Raises NotFound with Docker's sentence (`No such image: X`)."""
+        ...
+
+    async def held(self, id: str) -> Image:
+        """The image that an instance was made from, by its full id: also one that was removed by force since. Raises
+        NotFound."""
         ...
 
     async def list(self) -> Sequence[Image]:
@@ -93,11 +100,11 @@ class ImageStore(Protocol):
         ...
 
     async def remove(
-        self, reference: str, *, force: bool = False, in_use: Sequence[str] = (), uses: Sequence[Use] = ()
+        self, reference: str, *, force: bool = False, uses: Sequence[Use] = ()
     ) -> Sequence[tuple[str, str]]:
-        """Untag, and delete when no name is left. Returns ("untagged"|"deleted", what) in order. `in_use` lists image ids
-        that instances need; `uses` says the same with the instances, for Docker's sentences. Raises Conflict. With
-        `force`, an image that a stopped instance needs loses its names and stays."""
+        """Untag, and delete when no name is left. Returns ("untagged"|"deleted", what) in order. `uses` are the instances
+        that need images (`Engine.image_uses`). Raises Conflict. With `force` an image that stopped instances need is
+        deleted as for Docker: they keep it (`held`), nobody else finds it."""
         ...
 
     async def pull(

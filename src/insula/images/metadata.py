@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -38,11 +38,17 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 class Catalog(Struct, frozen=True, kw_only=True):
-    """Everything. `names` maps `busybox:latest` to an id."""
+    """Everything. `names` maps `busybox:latest` to an id. `orphans` were removed by force while stopped instances needed
+    them: nobody finds them by looking, and they go with the last of those instances."""
 
     version: int = 1
     images: dict[str, Entry] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    orphans: dict[str, Entry] = field(default_factory=dict)
+
+    def entry(self, image: str) -> Entry | None:
+        """An image by its full id, orphans too."""
+        return self.images.get(image) or self.orphans.get(image)
 
     def names_of(self, image: str) -> tuple[str, ...]:
         """The names of an image, sorted."""
@@ -54,8 +60,11 @@ def with_image(catalog: Catalog, entry: Entry, names: tuple[str, ...] = ()) -> C
     if known := catalog.images.get(entry.id):
         digests = tuple(dict.fromkeys((*known.digests, *entry.digests)))
         entry = msgspec.structs.replace(entry, digests=digests, parent=entry.parent or known.parent)
-    named = catalog.names | dict.fromkeys(names, entry.id)
-    return Catalog(images=catalog.images | {entry.id: entry}, names=named)
+    return Catalog(
+        images=catalog.images | {entry.id: entry},
+        names=catalog.names | dict.fromkeys(names, entry.id),
+        orphans=_without(catalog.orphans, entry.id),
+    )
 
 
 def without_names(catalog: Catalog, image: str, names: tuple[str, ...], digests: tuple[str, ...] = ()) -> Catalog:
@@ -65,14 +74,26 @@ def without_names(catalog: Catalog, image: str, names: tuple[str, ...], digests:
     if entry := images.get(image):
         left = tuple(each for each in entry.digests if each not in digests)
         images = images | {image: msgspec.structs.replace(entry, digests=left)}
-    return Catalog(images=images, names=kept)
+    return msgspec.structs.replace(catalog, images=images, names=kept)
 
 
-def without_image(catalog: Catalog, image: str) -> Catalog:
-    """Delete an image and its names."""
-    images = {key: entry for key, entry in catalog.images.items() if key != image}
+def without_image(catalog: Catalog, image: str, *, orphan: bool = False) -> Catalog:
+    """Delete an image and its names. With `orphan` it is kept for the instances that need it."""
+    orphans = _without(catalog.orphans, image)
+    if orphan and (entry := catalog.entry(image)):
+        orphans[image] = msgspec.structs.replace(entry, digests=())
     names = {name: target for name, target in catalog.names.items() if target != image}
-    return Catalog(images=images, names=names)
+    return Catalog(images=_without(catalog.images, image), names=names, orphans=orphans)
+
+
+def with_orphans(catalog: Catalog, needed: Collection[str]) -> Catalog:
+    """Keep only those orphans."""
+    kept = {image: entry for image, entry in catalog.orphans.items() if image in needed}
+    return msgspec.structs.replace(catalog, orphans=kept)
+
+
+def _without(entries: dict[str, Entry], image: str) -> dict[str, Entry]:
+    return {key: entry for key, entry in entries.items() if key != image}
 
 
 class Metadata:

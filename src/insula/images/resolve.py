@@ -48,12 +48,14 @@ def _by_name(catalog: Catalog, parsed: reference.Reference) -> str | None:
 
 
 class Removal(Struct, frozen=True, kw_only=True):
-    """What a removal will do: names and `name@digest`s that go, and whether the image goes."""
+    """What a removal will do: names and `name@digest`s that go, and whether the image goes, though perhaps (`orphan`) kept
+    out of sight for the stopped instances that need it."""
 
     image: str
     names: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     delete: bool = False
+    orphan: bool = False
 
 
 def plan_removal(catalog: Catalog, text: str, *, force: bool, uses: Sequence[Use]) -> Removal:
@@ -92,7 +94,9 @@ def _by_reference(catalog: Catalog, image: str, text: str, force: bool, uses: Se
             each for each in digests if _repository(each) == parsed.name and parsed.name not in repositories
         )
     nothing_left = len(gone_names) == len(names) and len(gone_digests) == len(digests)
-    return Removal(image=image, names=gone_names, digests=gone_digests, delete=nothing_left and not uses)
+    held = any(use.running or use.files for use in uses) if force else bool(uses)
+    delete = nothing_left and not held
+    return Removal(image=image, names=gone_names, digests=gone_digests, delete=delete, orphan=delete and bool(uses))
 
 
 def _by_id(catalog: Catalog, image: str, force: bool, uses: Sequence[Use]) -> Removal:
@@ -101,6 +105,11 @@ def _by_id(catalog: Catalog, image: str, force: bool, uses: Sequence[Use]) -> Re
         raise Conflict(
             f"conflict: unable to delete {short(image)} (cannot be forced) - image is being used by running container "
             f"{short(running.instance)}"
+        )
+    if machine := next((use for use in uses if use.files), None):
+        raise Conflict(
+            f"conflict: unable to delete {short(image)} (cannot be forced) - image holds a disk or the kernel of machine "
+            f"{short(machine.instance)}"
         )
     if not force and not _is_single(names, digests):
         raise Conflict(
@@ -111,7 +120,7 @@ def _by_id(catalog: Catalog, image: str, force: bool, uses: Sequence[Use]) -> Re
             f"conflict: unable to delete {short(image)} (must be forced) - image is being used by stopped container "
             f"{short(uses[0].instance)}"
         )
-    return Removal(image=image, names=names, digests=digests, delete=not uses)
+    return Removal(image=image, names=names, digests=digests, delete=True, orphan=bool(uses))
 
 
 def _is_single(names: Sequence[str], digests: Sequence[str]) -> bool:

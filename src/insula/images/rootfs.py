@@ -106,11 +106,15 @@ class RootFilesystems:
 
     def chains(self) -> set[str]:
         """The layers that instances use."""
-        used: set[str] = set()
-        for entry in os.scandir(self._folder):
-            if (record := self._record(Path(entry.path))) is not None:
-                used.update(record.chains)
-        return used
+        return {chain for record in self._records() for chain in record.chains}
+
+    def images(self) -> set[str]:
+        """The images that instances were made from."""
+        return {record.image for record in self._records()}
+
+    def _records(self) -> list[_Record]:
+        found = [self._record(Path(entry.path)) for entry in os.scandir(self._folder)]
+        return [record for record in found if record is not None]
 
     def _record(self, place: Path) -> _Record | None:
         try:

@@ -65,6 +65,10 @@ class NodeImages:
         """Raises NotFound with Docker's sentence, Invalid."""
         return self._content.image(resolve.find(self._content.catalog, reference))
 
+    async def held(self, id: str) -> Image:
+        """An image by its full id, also one removed by force that a stopped instance still needs. Raises NotFound."""
+        return self._content.image(id)
+
     async def list(self) -> Sequence[Image]:
         """All images, newest first."""
         images = [self._content.image(identity) for identity in self._content.catalog.images]
@@ -74,7 +78,10 @@ class NodeImages:
         """Newest first, as the Docker API answers."""
         image = await self.get(reference)
         layers = self._content.layers
-        sizes = [record.size_bytes if (record := layers.record(chain)) else 0 for chain in await self._chains(image)]
+        sizes = [
+            record.size_bytes if (record := layers.record(chain)) else 0
+            for chain in await self._content.ensure(image.id)
+        ]
         return history_rows(image, sizes)
 
     # --- names ----------------------------------------------------------------------------------------------------
@@ -88,13 +95,12 @@ class NodeImages:
         )
 
     async def remove(
-        self, reference: str, *, force: bool = False, in_use: Sequence[str] = (), uses: Sequence[Use] = ()
+        self, reference: str, *, force: bool = False, uses: Sequence[Use] = ()
     ) -> Sequence[tuple[str, str]]:
         """Untag, and delete when no name is left. Raises NotFound, Conflict."""
-        all_uses = [*uses, *(Use(image=image, instance="") for image in in_use if image not in {u.image for u in uses})]
-        plan = resolve.plan_removal(self._content.catalog, reference, force=force, uses=all_uses)
+        plan = resolve.plan_removal(self._content.catalog, reference, force=force, uses=uses)
         if plan.delete:
-            await self._content.metadata.change(lambda catalog: without_image(catalog, plan.image))
+            await self._content.metadata.change(lambda catalog: without_image(catalog, plan.image, orphan=plan.orphan))
         else:
             await self._content.metadata.change(
                 lambda catalog: without_names(catalog, plan.image, plan.names, plan.digests)
@@ -185,9 +191,7 @@ class NodeImages:
         content = self._content
         names = [parse_name(name).tagged] if name else []
         async with content.hold():
-            entry = content.catalog.images.get(base.id)
-            if entry is None:
-                raise NotFound(f"No such image: {base.id}", kind="image", name=base.id)
+            entry = content.entry(base.id)
             layer = await change(build.store_written, content.blobs, lambda out: write_diff(upper, out))
             layers = [*entry.layers, layer]
             created = clock.rfc3339_nano(clock.now())
@@ -244,12 +248,14 @@ class NodeImages:
     async def mount(self, image: Image, instance: str, *, volatile: bool = False) -> Rootfs:
         """Make (or take back after a crash) the root file system of an instance. Raises NotFound, HostFault."""
         async with self._content.hold():
-            chains = await self._chains(image)
+            chains = await self._content.ensure(image.id)
             return await change(self._content.rootfs.mount, instance, image.id, chains, volatile=volatile)
 
     async def unmount(self, instance: str, *, remove: bool) -> None:
         """Unmount it and, with `remove`, delete the writable layer. Repeatable."""
         await change(self._content.rootfs.unmount, instance, remove=remove)
+        if remove and self._content.catalog.orphans:
+            await self._content.sweep()
 
     async def rootfs(self, instance: str) -> Rootfs:
         """What `mount` returned for an instance. Raises NotFound."""
@@ -257,14 +263,9 @@ class NodeImages:
 
     async def file(self, image: Image, path: str) -> str:
         """The path on this host of a regular file inside an image. Raises NotFound."""
-        chains = await self._chains(image)
+        chains = await self._content.ensure(image.id)
         lowers = [self._content.layers.diff(chain) for chain in reversed(chains)]
         return await in_thread(find_file, lowers, path)
-
-    async def _chains(self, image: Image) -> tuple[str, ...]:
-        if image.id not in self._content.catalog.images:
-            raise NotFound(f"No such image: {image.id}", kind="image", name=image.id)
-        return await self._content.ensure(image.id)
 
 
 def _report_loaded(report: Report | None, layers: Sequence[Any], names: Sequence[str], image: Image) -> None:

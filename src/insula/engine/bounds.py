@@ -1,0 +1,131 @@
+"""What the kernel and a runtime can be told: numbers, paths and texts beyond it are refused before anything is made.
+
+A runtime that meets such a value fails when the container starts, in the words of a parser; here it is told when it is asked
+for, with the field. Sources: cgroups(7), the kernel's limits (PID_MAX_LIMIT, cpu.max), runc's specification (int64 numbers).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from insula.errors import Invalid
+from insula.model.instance import Device, InstanceConfig, MountConfig, Resources, Security, Ulimit
+
+INT64 = (1 << 63) - 1
+LEAST_MEMORY = 6 * 1024 * 1024
+_MOST_PIDS = 4_194_304  # PID_MAX_LIMIT of 64-bit kernels
+_MOST_QUOTA_US = (1 << 44) - 1  # MAX_BW of kernel/sched
+_SHARES = (2, 262_144)
+_PERIOD_US = (1000, 1_000_000)
+_MOST_MODE = 0o7777
+_MOST_PATH, _MOST_NAME = 4095, 255  # PATH_MAX and NAME_MAX of limits.h, without the final NUL
+_MOST_CPUS = 8192
+_MOST_HOSTNAME = 64  # sethostname(2)
+_RANGES = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*\Z", re.ASCII)
+_encode = msgspec.json.Encoder().encode
+
+
+def check_bounds(config: InstanceConfig) -> None:
+    """Raises Invalid for a value that no runtime could be told."""
+    check_texts(config)
+    check_resources(config.resources)
+    _check_security(config.security)
+    for limit in config.ulimits:
+        _check_ulimit(limit)
+    for device in config.devices:
+        _check_device(device)
+    for mount in config.mounts:
+        _check_mount(mount)
+    _within(config.shm_size_bytes, 0, INT64, "shm_size_bytes")
+    for field in ("hostname", "domainname"):
+        if len(getattr(config, field).encode()) > _MOST_HOSTNAME:
+            raise Invalid(f"the {field} is too long: at most {_MOST_HOSTNAME} bytes are possible", field=field)
+
+
+def check_texts(record: Any) -> None:
+    """No text in a record holds a NUL byte, which ends a text for the kernel. Raises Invalid with the text."""
+    if rb"\u0000" not in _encode(record):
+        return
+    for text in _texts(msgspec.to_builtins(record)):
+        if "\0" in text:
+            raise Invalid(f"{text[:80]!r} holds a NUL byte, which no text may")
+
+
+def _texts(value: Any) -> Iterable[str]:
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+
+
+def check_resources(resources: Resources) -> None:
+    """Raises Invalid for an envelope that cannot be set."""
+    _within(resources.cpu_shares, *_SHARES, "cpu_shares")
+    _within(resources.cpu_quota_us, -1, _MOST_QUOTA_US, "cpu_quota_us")
+    _within(resources.cpu_period_us, *_PERIOD_US, "cpu_period_us")
+    _within(resources.pids_limit, -1, _MOST_PIDS, "pids_limit")
+    _within(resources.memory_reservation_bytes, 0, INT64, "memory_reservation_bytes")
+    _within(resources.memory_swap_bytes, -1, INT64, "memory_swap_bytes")
+    _within(resources.memory_bytes, 0, INT64, "memory_bytes")
+    memory, swap = resources.memory_bytes, resources.memory_swap_bytes
+    if memory is not None and 0 < memory < LEAST_MEMORY:
+        raise Invalid("Minimum memory limit allowed is 6MB", field="resources.memory_bytes")
+    if memory and swap is not None and 0 < swap < memory:
+        message = "Minimum memoryswap limit should be larger than memory limit, see usage"
+        raise Invalid(message, field="resources.memory_swap_bytes")
+    _check_set(resources.cpuset_cpus, "cpus")
+    _check_set(resources.cpuset_mems, "mems")
+
+
+def _within(value: int | None, least: int, most: int, field: str) -> None:
+    if value is not None and not least <= value <= most:
+        raise Invalid(f"{field} of {value} is not possible: it must be from {least} to {most}", field=field)
+
+
+def _check_set(text: str | None, what: str) -> None:
+    """The list format of cpuset(7): `0-3,7`."""
+    if text and not _RANGES.match(text):
+        raise Invalid(f"Invalid value {text[:80]} for cpuset {what}.", field=f"cpuset_{what}")
+    for part in (text or "").split(","):
+        first, _, last = part.partition("-")
+        if first and not int(first) <= int(last or first) < _MOST_CPUS:
+            raise Invalid(f"Invalid value {text} for cpuset {what}.", field=f"cpuset_{what}")
+
+
+def _check_ulimit(limit: Ulimit) -> None:
+    _within(limit.soft, -1, INT64, f"ulimit {limit.name}")
+    _within(limit.hard, -1, INT64, f"ulimit {limit.name}")
+
+
+def _check_device(device: Device) -> None:
+    check_path(device.source, "devices")
+    check_path(device.target, "devices")
+
+
+def _check_mount(mount: MountConfig) -> None:
+    check_path(mount.target, "mounts")
+    _within(mount.size_bytes, 0, INT64, "size_bytes")
+    _within(mount.mode, 0, _MOST_MODE, "mode")
+
+
+def _check_security(security: Security) -> None:
+    for path in (*(security.masked_paths or ()), *(security.readonly_paths or ())):
+        check_path(path, "security")
+
+
+def check_path(path: str, field: str) -> None:
+    """An absolute path that a file system can hold. Raises Invalid."""
+    if not path.startswith("/"):
+        raise Invalid(f"the path {path[:80]!r} must be absolute", field=field)
+    raw = path.encode(errors="surrogatepass")
+    if len(raw) > _MOST_PATH or any(len(name) > _MOST_NAME for name in raw.split(b"/")):
+        raise Invalid(f"the path {path[:80]!r}... is too long: names have at most {_MOST_NAME} bytes", field=field)
