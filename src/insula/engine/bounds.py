@@ -26,6 +26,17 @@ _MOST_PATH, _MOST_NAME = 4095, 255  # PATH_MAX and NAME_MAX of limits.h, without
 _MOST_CPUS = 8192
 _MOST_HOSTNAME = 64  # sethostname(2)
 _RANGES = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*\Z", re.ASCII)
+_NAMESPACED = frozenset(  # as docker's `--sysctl` lists them; what begins with net. or fs.mqueue. is namespaced too
+    {"kernel.domainname", "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
+     "kernel.shmmni", "kernel.shm_rmid_forced"}
+)  # fmt: skip
+_SYSCTL = re.compile(r"[A-Za-z0-9_]+([./][A-Za-z0-9_:-]+)+\Z")
+_TMPFS = re.compile(  # tmpfs(5) and the flags of mount(8)
+    r"(size=\d{1,19}[kmgKMG%]?|nr_(blocks|inodes)=\d{1,19}[kmgKMG]?|mode=[0-7]{1,4}|[ug]id=\d{1,10}|mpol=[a-z:,0-9-]+"
+    r"|huge=(never|always|within_size|advise)|ro|rw|defaults|r?bind|(r?(private|shared|slave|unbindable))"
+    r"|(no)?(suid|dev|exec|(dir|rel|strict)?atime)|sync|async|dirsync)\Z",
+    re.ASCII,
+)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -41,6 +52,8 @@ def check_bounds(config: InstanceConfig) -> None:
     for mount in config.mounts:
         _check_mount(mount)
     _within(config.shm_size_bytes, 0, INT64, "shm_size_bytes")
+    for name in config.sysctls:
+        _check_sysctl(name)
     for field in ("hostname", "domainname"):
         if len(getattr(config, field).encode()) > _MOST_HOSTNAME:
             raise Invalid(f"the {field} is too long: at most {_MOST_HOSTNAME} bytes are possible", field=field)
@@ -115,6 +128,15 @@ def _check_mount(mount: MountConfig) -> None:
     check_path(mount.target, "mounts")
     _within(mount.size_bytes, 0, INT64, "size_bytes")
     _within(mount.mode, 0, _MOST_MODE, "mode")
+    wrong = [option for option in mount.options if not _TMPFS.match(option)] if mount.kind == "tmpfs" else []
+    if wrong:
+        raise Invalid(f"invalid tmpfs option {wrong[0][:80]!r}", field="mounts")
+
+
+def _check_sysctl(name: str) -> None:
+    dotted = name.replace("/", ".")
+    if not _SYSCTL.match(name) or not (dotted in _NAMESPACED or dotted.startswith(("net.", "fs.mqueue."))):
+        raise Invalid(f"sysctl {name[:80]!r} is not in a separate kernel namespace", field="sysctls")
 
 
 def _check_security(security: Security) -> None:

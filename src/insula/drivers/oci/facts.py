@@ -88,7 +88,9 @@ def device_nodes(devices: Sequence[Device], *, all_of_host: bool = False) -> tup
             source = source.resolve(strict=True)
         except (OSError, RuntimeError) as fault:
             raise _no_device(device, "no such file or directory") from fault
-        found = list(_below(source, device.target, device.permissions)) if source.is_dir() else []
+        # dockerd walks through any folder; below /dev is where devices are, and a walk through all of a host has no end
+        folder = source.is_dir() and source.is_relative_to("/dev")
+        found = list(_below(source, device.target, device.permissions)) if folder else []
         if single := _node(source, device.target, device.permissions):
             found = [single]
         if not found:
