@@ -251,7 +251,7 @@ class Kernel:
 
     def open_docker_user(self) -> bool:
         """Let our segments through Docker's forward policy, where Docker keeps its chain for that. True when it is done."""
-        if not self._docker_user():
+        if not self.has_docker_user():
             return False
         if not self._own_docker_rules():
             self.nft.run(firewall.foreign_accepts(self.prefix, comment=self._comment))
@@ -259,14 +259,15 @@ class Kernel:
 
     def close_docker_user(self) -> None:
         """Take our rules out of Docker's chain again."""
-        for handle in self._own_docker_rules() if self._docker_user() else ():
+        for handle in self._own_docker_rules() if self.has_docker_user() else ():
             self.nft.run(f"delete rule ip filter DOCKER-USER handle {handle}")
 
     @property
     def _comment(self) -> str:
         return f"insula {self.table}"
 
-    def _docker_user(self) -> bool:
+    def has_docker_user(self) -> bool:
+        """Whether Docker's chain is there."""
         wanted = ("ip", "filter", "DOCKER-USER")
         told = (entry.get("chain", {}) for entry in self.nft.list("chains"))
         return any((c.get("family"), c.get("table"), c.get("name")) == wanted for c in told)

@@ -9,9 +9,10 @@ from insula.errors import HostFault
 from insula.networks.kernel import Kernel
 
 
-def notes(kernel: Kernel) -> list[str]:
-    """Blocking; on the kernel's thread. Empty when all is well."""
-    return [*_missing(), *_sysctls(), *_hostile(kernel)]
+def notes(kernel: Kernel, *, mend: bool = True) -> list[str]:
+    """Blocking; on the kernel's thread. Empty when all is well. With `mend` Docker's chain for such rules is opened on the way;
+    without it (Insula does not run) nothing is changed, and what Insula sets when it starts is not missed."""
+    return [*_missing(), *_sysctls(mend), *_hostile(kernel, mend)]
 
 
 def _missing() -> list[str]:
@@ -25,10 +26,10 @@ def _missing() -> list[str]:
     return found
 
 
-def _sysctls() -> list[str]:
+def _sysctls(mend: bool) -> list[str]:
     found = []
     forward = Path("/proc/sys/net/ipv4/ip_forward")
-    if forward.read_text().strip() != "1":
+    if mend and forward.read_text().strip() != "1":
         found.append(
             "net.ipv4.ip_forward is off: instances reach nothing but this host. sysctl -w net.ipv4.ip_forward=1"
         )
@@ -43,10 +44,10 @@ def _sysctls() -> list[str]:
     return found
 
 
-def _hostile(kernel: Kernel) -> list[str]:
+def _hostile(kernel: Kernel, mend: bool) -> list[str]:
     try:
         chains, inputs = kernel.hostile_chains("forward"), kernel.hostile_chains("input")
-        opened = bool(chains) and kernel.open_docker_user()
+        opened = bool(chains) and (kernel.open_docker_user() if mend else kernel.has_docker_user())
     except HostFault as fault:
         return [f"nftables does not work here: {fault}"]
     found = [

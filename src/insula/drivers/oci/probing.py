@@ -15,7 +15,7 @@ from insula.drivers.oci.runtime import Runtime
 from insula.errors import InsulaError
 from insula.host import cgroups
 from insula.host.cgroups import Group
-from insula.model.instance import InstanceSpec, Process
+from insula.model.instance import InstanceSpec, Mount, Process
 from insula.tasks import in_thread
 
 DEADLINE_S = 20.0
@@ -113,6 +113,15 @@ def _remove(folder: Path, parent: str) -> None:
 def _instance(id: str, folder: Path) -> InstanceSpec:
     rootfs = folder / "rootfs"
     (rootfs / "bin").mkdir(parents=True)
-    shutil.copy(runtimes.find("busybox"), rootfs / "bin" / "busybox")
+    (rootfs / "bin" / "busybox").touch()  # a bind mount, for nothing can be executed from a /run that is mounted noexec
+    program = Mount(target="/bin/busybox", kind="bind", source=runtimes.find("busybox"), options=("bind", "ro"))
     process = Process(args=("/bin/busybox", "true"), env=("PATH=/bin",))
-    return InstanceSpec(id=id, name="probe", directory=str(folder), log_path="", rootfs=str(rootfs), process=process)
+    return InstanceSpec(
+        id=id,
+        name="probe",
+        directory=str(folder),
+        log_path="",
+        rootfs=str(rootfs),
+        process=process,
+        mounts=(program,),
+    )
