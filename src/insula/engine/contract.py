@@ -262,6 +262,10 @@ class Engine(Protocol):
         """Its exit code."""
         ...
 
+    async def exec_kill(self, exec_id: str, signal: str = "KILL") -> None:
+        """Signal it; one that does not run is left alone. Raises NotFound, Invalid (signal)."""
+        ...
+
     async def console(self, id: str, kind: Capability) -> str:
         """Path of the Unix socket with a machine's serial line or VNC."""
         ...

@@ -15,6 +15,7 @@ from insula.engine.names import new_id
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
 from insula.engine.resolve import Surroundings, exec_process, first_process, hostname_of
+from insula.engine.signals import parse_signal
 from insula.engine.users import Accounts, look_up, read_accounts
 from insula.errors import Conflict, HostFault, Invalid
 from insula.images.contract import ImageConfig
@@ -92,6 +93,13 @@ async def resize(parts: Parts, exec_id: str, width: int, height: int) -> None:
         execution.process = msgspec.structs.replace(execution.process, width=width, height=height)
     elif not execution.ended.is_set():
         await execution.handle.resize(width, height)
+
+
+async def kill(parts: Parts, exec_id: str, signal: str) -> None:
+    """Signal it; one that does not run is left alone. Raises NotFound, Invalid."""
+    execution, number = parts.executions.get(exec_id), parse_signal(signal)
+    if execution.handle is not None and not execution.ended.is_set():
+        await execution.handle.kill(number)
 
 
 async def wait(parts: Parts, exec_id: str) -> int:

@@ -280,6 +280,10 @@ class NodeEngine:
         """See the contract."""
         return await execing.wait(self._parts, exec_id)
 
+    async def exec_kill(self, exec_id: str, signal: str = "KILL") -> None:
+        """See the contract."""
+        await execing.kill(self._parts, exec_id, signal)
+
     async def console(self, id: str, kind: Capability) -> str:
         """See the contract."""
         resident = self._parts.find(id)
