@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from host.engine_support import SERVE_DEADLINE_S, Home, direct_machine, fetch_page, home, opened
@@ -83,3 +85,28 @@ async def test_a_machine_from_a_container_disk(place: Home, demo: MachineFiles) 
         assert not Path(place.paths.runtime / "instances" / made.id).exists()
         await engine.remove(made.id, force=True)
         assert not any((place.paths.data / "disks").iterdir())
+
+
+async def test_a_machine_that_starts_paused_says_so(place: Home, demo: MachineFiles) -> None:
+    async with opened(place, destroy=False) as engine:
+        await add_image(engine, demo)
+        wish = direct_machine()
+        assert wish.machine is not None
+        hardware = msgspec.structs.replace(wish.machine, start_paused=True)
+        await engine.create(msgspec.structs.replace(wish, machine=hardware))
+        assert (await engine.start("machine")).state.name == "paused"
+    async with opened(place, destroy=False) as engine:
+        assert (await engine.get("machine")).state.name == "paused"
+        assert [line async for line in engine.logs("machine")] == []
+        await engine.unpause("machine")
+        assert (await engine.get("machine")).state.name == "running"
+        address = (await engine.get("machine")).endpoints[0].address
+        assert await fetch_page(address, 80, SERVE_DEADLINE_S)
+        began = time.monotonic()
+        await engine.destroy(grace_s=2.0)  # pulls its plug at once
+        assert time.monotonic() - began < 10
+        assert place.traces() == {}
+    async with opened(place) as engine:
+        state = (await engine.get("machine")).state
+        assert (state.name, state.exit_code) == ("exited", 137)
+        assert (await engine.start("machine")).state.name == "paused"

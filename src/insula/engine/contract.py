@@ -340,6 +340,9 @@ class Engine(Protocol):
         """Let go of everything; workloads go on."""
         ...
 
-    async def destroy(self) -> None:
-        """Stop and remove every workload and every trace in the kernel."""
+    async def destroy(self, *, grace_s: float = 0) -> None:
+        """Stop every workload and take every trace of this engine out of the kernel: processes, mounts, interfaces, rules,
+        control groups. What is on disk stays, the stopped instances too: the next `recover` is as after a reboot, restart
+        policies bring back what they cover. Containers get their stop signal and `grace_s` seconds before they are killed,
+        machines have their plug pulled. Closes the engine."""
         ...

@@ -25,6 +25,7 @@ from insula.images.contract import ImageConfig
 from insula.model.instance import Resources, RestartPolicy
 
 _KILL_GRACE_S = 10.0
+_SETTLE_S = 60.0
 
 
 async def start(parts: Parts, resident: Resident) -> None:
@@ -193,7 +194,35 @@ async def remove(parts: Parts, resident: Resident, *, force: bool, volumes: bool
 async def _kill_now(parts: Parts, resident: Resident) -> None:
     await resident.save(user_stopped=True)
     await resident.driver.stop(resident.handle, signals.SIGKILL, _KILL_GRACE_S)
-    async with asyncio.timeout(_KILL_GRACE_S * 6):
+    async with asyncio.timeout(_SETTLE_S):
+        await resident.settled.wait()
+
+
+async def halt(parts: Parts, resident: Resident, grace_s: float) -> None:
+    """The node goes down: end it and let go of what it holds. It stays, and its restart policy says whether it comes back.
+    A container gets its stop signal and `grace_s` seconds; a machine, which would take longer to shut down than anybody
+    waits for, has its plug pulled. Raises what failed."""
+    if resident.running:  # without the lock: a stop with a long grace may hold it
+        await _halt_now(resident, grace_s)
+    async with resident.lock:
+        if resident.restarting:
+            cancel_restart(resident)
+        if resident.running:  # a start was under way
+            await _halt_now(resident, grace_s)
+        await resident.settled.wait()
+        if resident.id in parts.residents:
+            await parts.images.unmount(resident.id, remove=False)
+
+
+async def _halt_now(resident: Resident, grace_s: float) -> None:
+    config, handle = resident.entry.config, resident.handle
+    asks = grace_s > 0 and config.machine is None
+    number = parse_signal(stop_signal_of(config, _image_config(resident))) if asks else int(signals.SIGKILL)
+    if asks and resident.entry.paused:
+        with contextlib.suppress(Conflict):  # it has ended meanwhile
+            await resident.driver.resume(handle)
+    await resident.driver.stop(handle, number, grace_s if asks else 0)
+    async with asyncio.timeout(_SETTLE_S):
         await resident.settled.wait()
 
 

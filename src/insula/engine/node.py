@@ -5,7 +5,6 @@ here they are put together, and a verb that a client began is carried to its end
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -18,6 +17,7 @@ from insula.engine import attaching, committing, controls, execing, recovery, sa
 from insula.engine.checks import need
 from insula.engine.contract import Event, Exec, Instance, LogLine, PathStat, Sandbox, SandboxConfig, State
 from insula.engine.events import EventLog
+from insula.engine.halting import clear_kernel, halt
 from insula.engine.ledger import Ledger
 from insula.engine.lifecycle import refuse_unless_running
 from insula.engine.logs import Follower, query_of
@@ -26,8 +26,7 @@ from insula.engine.preparing import prepare
 from insula.engine.records import Stage
 from insula.engine.resident import Resident
 from insula.engine.settings import EnginePaths, EngineSettings
-from insula.errors import Unavailable
-from insula.host import cgroups
+from insula.errors import Unavailable, gather
 from insula.host.pidfd import boot_id
 from insula.images.contract import Image, Use
 from insula.images.store import NodeImages
@@ -375,6 +374,9 @@ class NodeEngine:
         if self._closed:
             return
         self._closed = True
+        await self._close()
+
+    async def _close(self) -> None:
         if self._verbs:
             await asyncio.wait(self._verbs, timeout=_FINISH_S)
         for task in tuple(self._verbs):
@@ -385,21 +387,16 @@ class NodeEngine:
         self._parts.events.close()
         await self._undo.aclose()
 
-    async def destroy(self) -> None:
-        """See the contract. Closes the engine as well; images, volumes and the ledger's file stay on disk."""
-        parts = self._parts
-        residents = list(parts.residents.values())
-        works = [controls.remove(parts, each, force=True, volumes=False) for each in residents]
-        faults = [each for each in await asyncio.gather(*works, return_exceptions=True) if each is not None]
-        for id in list(parts.sandboxes):
-            await sandboxes.remove(parts, id)
+    async def destroy(self, *, grace_s: float = 0) -> None:
+        """See the contract. Raises what could not be ended, after ending all the rest."""
+        if self._closed:
+            raise Unavailable("the engine is closed")
+        self._closed = True
+        faults = await halt(self._parts, grace_s)
         await self._closing.destroy()
-        await self.close()
-        await in_thread(cgroups.remove, cgroups.Group(layout=cgroups.detect(), path=parts.settings.cgroup))
-        for folder in (parts.paths.bundles, parts.paths.sandboxes):
-            await in_thread(shutil.rmtree, folder, ignore_errors=True)
-        if faults:
-            raise BaseExceptionGroup("some instances could not be removed", faults)
+        await self._close()
+        await in_thread(clear_kernel, self._parts)
+        gather("some of what ran could not be ended", faults)
 
 
 class _Closing:

@@ -42,6 +42,7 @@ class Parts:
     residents: dict[str, Resident] = field(default_factory=dict)
     sandboxes: dict[str, SandboxEntry] = field(default_factory=dict)
     executions: Executions = field(default_factory=Executions)
+    halting: bool = False  # the node goes down: restart policies wait for the next start of Insula
     # More starts at once than the processors can take only make each of them slower.
     starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4 + 4 * (os.cpu_count() or 1)))
 

@@ -161,6 +161,12 @@ async def remove(parts: Parts, id: str) -> None:
     parts.sandboxes.pop(id, None)
 
 
+async def suspend(parts: Parts, entry: SandboxEntry) -> None:
+    """The node goes down: nothing of it stays in the kernel, and the next `recover` makes it again, as after a reboot."""
+    await parts.ledger.put(msgspec.structs.replace(entry, boot_id=""))
+    await tear_down(REMOVE, Making(parts, entry, Undo()), f"suspending the sandbox {entry.id}")
+
+
 async def _drop_network(work: Making) -> None:
     await work.parts.networks.unpublish(work.entry.id)
     await work.parts.networks.disconnect(work.entry.id)

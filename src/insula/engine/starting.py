@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from insula import clock
-from insula.drivers.driver import Capability, Handle
+from insula.drivers.driver import Capability, Handle, Phase
 from insula.engine.hostfiles import hosts_text, resolv_text
 from insula.engine.joining import Namespaces, connect_all, host_text, nameservers, namespaces_of, need_address
 from insula.engine.leftovers import leave_word
@@ -247,7 +247,18 @@ async def _run(work: Start) -> None:
 async def _running(work: Start) -> None:
     work.resident.settled.clear()
     work.resident.silent.clear()
-    await work.resident.save(Verb.STARTED, pid=work.pid, started_at=work.started_at, exit_code=0, oom_killed=False)
+    paused = await _starts_paused(work)
+    await work.resident.save(
+        Verb.STARTED, pid=work.pid, started_at=work.started_at, exit_code=0, oom_killed=False, paused=paused
+    )
+
+
+async def _starts_paused(work: Start) -> bool:
+    """A machine may be made to wait for its first `unpause`; whether it does, the driver knows."""
+    machine = work.resident.entry.config.machine
+    if machine is None or not machine.start_paused or work.handle is None:
+        return False
+    return (await work.resident.driver.recover(work.handle)).phase is Phase.PAUSED
 
 
 START: Plan[Start] = (

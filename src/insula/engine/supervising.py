@@ -43,7 +43,7 @@ async def _exit_of(resident: Resident) -> Exit:
 
 async def ended(parts: Parts, resident: Resident, exit: Exit) -> None:
     """All that an end sets off, in order: record it, tell it, let go or remove, and plan the next start."""
-    again = _again(resident, exit)
+    again = _again(parts, resident, exit)
     try:
         await _record(resident, exit)
         resident.silent.set()
@@ -79,9 +79,9 @@ def _say_end(parts: Parts, resident: Resident) -> None:
     parts.say(resident, "die", exitCode=str(resident.entry.exit_code), execDuration=str(int(ran_s(resident))))
 
 
-def _again(resident: Resident, exit: Exit) -> bool:
+def _again(parts: Parts, resident: Resident, exit: Exit) -> bool:
     entry = resident.entry
-    return not resident.keep and wants_restart(
+    return not (parts.halting or resident.keep) and wants_restart(
         entry.config.restart,
         exit_code=exit.code,
         user_stopped=entry.user_stopped,
@@ -132,7 +132,7 @@ async def _restart_after(parts: Parts, resident: Resident, delay_s: float) -> No
 def _failed_restart(parts: Parts, resident: Resident) -> None:
     """A start that fails counts as an exit: try again later where the policy allows it, else it rests."""
     resident.restarting = False
-    if _again(resident, Exit(code=resident.entry.exit_code)):
+    if _again(parts, resident, Exit(code=resident.entry.exit_code)):
         plan_restart(parts, resident, ran_s=0.0)
     else:
         resident.tell_exit()

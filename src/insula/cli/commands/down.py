@@ -10,17 +10,23 @@ from insula.cli import daemon
 from insula.cli.main import current, root_option
 from insula.cli.paths import Paths
 
+GRACE_S = 2.0  # what a container gets to end by itself
+
 
 @click.command("down")
 @click.option("--all", "everything", is_flag=True, help="Stop every workload too, and leave nothing in the kernel.")
 @root_option
 @click.pass_context
 def COMMAND(ctx: click.Context, everything: bool) -> None:  # noqa: N802
-    """Stop the daemon; containers, pods and machines go on running. Images, volumes and the cluster's objects are kept.
+    """Stop the daemon; containers, pods and machines go on running.
+
+    With --all everything that runs is stopped: containers are asked to end and killed after two seconds, machines have their
+    plug pulled. No process, mount, interface or rule is left. What is on disk is kept: images, volumes, stopped containers,
+    the cluster's objects. The next `insula up` is as after a reboot: restart policies bring back what they cover.
 
     \b
     insula down
-    insula down --all       stop everything that runs; no process, mount, interface or rule is left
+    insula down --all
     """
     paths = current(ctx)
     ran = daemon.stop(paths)
@@ -41,7 +47,7 @@ async def _destroy(paths: Paths) -> None:
         engine = await open_engine(paths, settings_module.load(paths.config))
         try:
             await engine.recover()
-            await engine.destroy()
+            await engine.destroy(grace_s=GRACE_S)
         finally:
             await engine.close()
     for socket in (paths.docker_socket, paths.agent_socket):
