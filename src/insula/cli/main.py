@@ -26,7 +26,7 @@ class Commands(click.Group):
         ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in names():
             return None
         module = importlib.import_module(f"insula.cli.commands.{cmd_name.replace('-', '_')}")
         command: click.Command = module.COMMAND
@@ -34,11 +34,16 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary(name)) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, summary(name)) for name in names()])
 
     def invoke(self, ctx: click.Context) -> Any:
         with friendly():
             return super().invoke(ctx)
+
+
+def names() -> list[str]:
+    """Every command."""
+    return [name.replace("_", "-") for name in sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))]
 
 
 def summary(name: str) -> str:

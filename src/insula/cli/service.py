@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from insula import __version__
-from insula.cli import daemon
+from insula.cli import daemon, unit
 from insula.cli import settings as settings_module
 from insula.cli.daemon import AlreadyRuns, Serving
 from insula.cli.errors import sentence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from insula.cli.assemble import Running
 
 log = logging.getLogger(__name__)
-SYSTEMD = Path("/run/systemd/system")
 _M_ARENA_MAX = -8  # mallopt(3)
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -55,16 +54,16 @@ def foreground(paths: Paths, ready_fd: int = -1) -> None:
 
 
 def _said(running: Running | None = None) -> Serving:
-    unit = os.environ.get("INSULA_UNIT", "")
+    name = os.environ.get("INSULA_UNIT", "")
     if running is None:
-        return Serving(pid=os.getpid(), version=__version__, unit=unit, ready=False)
+        return Serving(pid=os.getpid(), version=__version__, unit=name, ready=False)
     return Serving(
         pid=os.getpid(),
         version=__version__,
         node=running.node,
         api=running.api,
         docker=running.docker,
-        unit=unit,
+        unit=name,
     )
 
 
@@ -146,7 +145,7 @@ def _notify(state: str) -> None:
 def started(paths: Paths) -> Serving:
     """Start a daemon in the background, as the systemd unit where `insula install` has made one, and wait until it is
     ready. Raises what it says when it cannot start."""
-    if not (SYSTEMD.exists() and paths.unit.exists()):
+    if not (paths.unit.exists() and unit.runs_systemd()):
         return detached(paths)
     daemon.need_root()
     daemon.systemctl("start", paths.unit.name)
