@@ -105,7 +105,8 @@ def test_a_body_over_the_limit(daemon: Daemon) -> None:
 @pytest.mark.parametrize("name", ["a%2Fb", "..", "-x", "%20", "a" * 300, "%00", "a%0Ab", "%F0%9F%98%80"])
 def test_names(daemon: Daemon, name: str) -> None:
     answer = create(daemon, {"Image": IMAGE}, name)
-    assert answer.status == 400 and "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed" in answer.message
+    sentence = "NUL byte" if name == "%00" else "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+    assert answer.status == 400 and sentence in answer.message
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,6 @@ def test_names(daemon: Daemon, name: str) -> None:
         ("POST", "/swarm/init", 503, "not a swarm manager"),
         ("GET", "/secrets", 503, "not a swarm manager"),
         ("GET", "/distribution/busybox/json", 501, "not supported"),
-        ("POST", "/auth", 501, "not supported"),
     ],
 )
 def test_requests(daemon: Daemon, method: str, path: str, status: int, sentence: str) -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tarfile
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ from door.docker_support import DOCKER, IMAGE, Daemon, running, until
 pytestmark = [pytest.mark.root, pytest.mark.skipif(DOCKER is None, reason="the docker CLI is not installed")]
 
 
+# As `htpasswd -B` writes it, the only kind of hash that the registry takes.
+BCRYPT_OF_SECRET = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
+
+
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     yield from running()
@@ -30,6 +35,18 @@ def daemon() -> Iterator[Daemon]:
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """A real registry on loopback; yields its host:port."""
+    yield from serve_registry(tmp_path, "")
+
+
+@pytest.fixture
+def registry_with_password(tmp_path: Path) -> Iterator[str]:
+    """The same, for bob with the password `secret` only."""
+    (tmp_path / "htpasswd").write_text(f"bob:{BCRYPT_OF_SECRET}\n")
+    yield from serve_registry(tmp_path, f"auth: {{htpasswd: {{realm: here, path: {tmp_path}/htpasswd}}}}\n")
+
+
+def serve_registry(tmp_path: Path, more: str) -> Iterator[str]:
+    """Run one until the test is over."""
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not installed")
@@ -39,7 +56,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
     settings = tmp_path / "registry.yml"
     settings.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/data}}}}\n"
-        f"http: {{addr: 127.0.0.1:{port}}}\n"
+        f"http: {{addr: 127.0.0.1:{port}}}\n{more}"
     )
     server = subprocess.Popen([program, "serve", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -47,6 +64,9 @@ def registry(tmp_path: Path) -> Iterator[str]:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=2) as answer:
                 return bool(answer.status == 200)
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            return answer.code == 401
         except OSError:
             return False
 
@@ -147,6 +167,20 @@ def test_push_and_pull(daemon: Daemon, registry: str) -> None:
     missing = daemon.docker("pull", f"{registry}/no/such:1", check=1)
     assert b"not found" in missing.stderr or b"manifest unknown" in missing.stderr
     assert b"does not exist locally" in daemon.docker("push", f"{registry}/none:1", check=1).stderr
+
+
+def test_login(daemon: Daemon, registry_with_password: str) -> None:
+    server = registry_with_password
+    done = daemon.docker("login", "-u", "bob", "--password-stdin", server, input="wrong", check=1)
+    assert b"incorrect username or password" in done.stderr
+    daemon.docker("tag", IMAGE, f"{server}/private:1")
+    assert b"no basic auth credentials" in daemon.docker("push", f"{server}/private:1", check=1).stderr
+    assert "Login Succeeded" in daemon.text("login", "-u", "bob", "--password-stdin", server, input="secret")
+    daemon.docker("push", f"{server}/private:1")
+    daemon.docker("rmi", f"{server}/private:1")
+    daemon.docker("pull", f"{server}/private:1")
+    daemon.docker("logout", server)
+    daemon.docker("rmi", f"{server}/private:1")
 
 
 def test_images_are_listed_and_inspected(daemon: Daemon) -> None:

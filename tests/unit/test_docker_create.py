@@ -90,14 +90,14 @@ def test_mounts_of_every_kind() -> None:
     config = host(
         Mounts=[
             {"Type": "bind", "Source": "/s", "Target": "/b", "ReadOnly": True, "BindOptions": {"Propagation": "slave"}},
-            {"Type": "volume", "Source": "v", "Target": "/v", "VolumeOptions": {"Subpath": "sub", "NoCopy": True}},
+            {"Type": "volume", "Source": "vol", "Target": "/v", "VolumeOptions": {"Subpath": "sub", "NoCopy": True}},
             {"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 5, "Mode": 0o700}},
         ],
         Tmpfs={"/u": "size=1m,mode=1777"},
     )
     assert config.mounts == (
         MountConfig(kind="bind", source="/s", target="/b", readonly=True, propagation="slave"),
-        MountConfig(kind="volume", source="v", target="/v", no_copy=True, subpath="sub"),
+        MountConfig(kind="volume", source="vol", target="/v", no_copy=True, subpath="sub"),
         MountConfig(kind="tmpfs", target="/t", size_bytes=5, mode=0o700),
         MountConfig(kind="tmpfs", target="/u", options=("size=1m", "mode=1777")),
     )
@@ -212,6 +212,7 @@ def test_security_and_restart() -> None:
         ({"Binds": ["/a:/b", "/c:/b"]}, Invalid, "Duplicate mount point: /b"),
         ({"Binds": ["/a:b"]}, Invalid, "mount path must be absolute"),
         ({"Binds": ["/a:/.."]}, Invalid, "destination can't be '/'"),
+        ({"Binds": ["v:/c"]}, Invalid, "volume name is too short"),
         ({"Binds": ["a/b:/c"]}, Invalid, "includes invalid characters for a local volume name"),
         ({"Binds": ["a:/b:c:d"]}, Invalid, "invalid volume specification: 'a:/b:c:d'"),
         ({"Binds": ["/a:/b:what"]}, Invalid, "invalid mode: what"),
@@ -245,7 +246,10 @@ def test_refusals(fields: dict[str, Any], fault: type[InsulaError], sentence: st
         ({"MacAddress": "zz"}, "invalid MAC address"),
         ({"Healthcheck": {"Test": ["CMD", "x"]}}, "health checks are not run"),
         ({"ExposedPorts": {"0": {}}}, "invalid port specification"),
-        ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {"IPAMConfig": {"IPv4Address": "10.0.0.1"}}}}}, "user defined networks only"),
+        (
+            {"NetworkingConfig": {"EndpointsConfig": {"bridge": {"IPAMConfig": {"IPv4Address": "10.0.0.1"}}}}},
+            "user defined networks only",
+        ),
         ({"NetworkingConfig": {"EndpointsConfig": {"n": {"IPAMConfig": {"IPv6Address": "::1"}}}}}, "only IPv4"),
     ],
 )  # fmt: skip

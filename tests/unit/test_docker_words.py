@@ -285,7 +285,10 @@ def test_mounts_are_shown_without_plain_tmpfs() -> None:
     extra = {"docker": {"Config": {}, "HostConfig": {"Tmpfs": {"/t/": ""}}, "NetworkingConfig": {}}}
     words = inspect_words(instance(config=InstanceConfig(name="x", extra=extra), mounts=mounts), {})
     assert words["Mounts"] == [
-        {"Type": "volume", "Name": "a", "Source": "/vols/a", "Destination": "/v", "Driver": "local", "Mode": "z", "RW": True, "Propagation": ""},
+        {
+            "Type": "volume", "Name": "a", "Source": "/vols/a", "Destination": "/v", "Driver": "local", "Mode": "z",
+            "RW": True, "Propagation": "",
+        },
         {"Type": "bind", "Source": "/s", "Destination": "/b", "Mode": "ro", "RW": False, "Propagation": "rprivate"},
     ]  # fmt: skip
 
@@ -295,7 +298,8 @@ def test_mounts_are_shown_without_plain_tmpfs() -> None:
     [
         (0, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "About a minute"), (119, "About a minute"),
         (120, "2 minutes"), (3599, "59 minutes"), (3600, "About an hour"), (7200, "2 hours"), (47 * 3600, "47 hours"),
-        (48 * 3600, "2 days"), (14 * 86400, "2 weeks"), (60 * 86400, "2 months"), (800 * 86400, "2 years"), (-5, "Less than a second"),
+        (48 * 3600, "2 days"), (14 * 86400, "2 weeks"), (60 * 86400, "2 months"), (800 * 86400, "2 years"),
+        (-5, "Less than a second"),
     ],
 )  # fmt: skip
 def test_ages(seconds: int, text: str) -> None:

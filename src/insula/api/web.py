@@ -164,15 +164,6 @@ class RawConnection(asyncio.Protocol):
             self._transport.pause_reading()
         self._wake()
 
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Bytes that aiohttp had read past the request (its payload parser interface)."""
-        self.data_received(data)
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """The end, seen by aiohttp."""
-        self.eof_received()
-
     def eof_received(self) -> bool:
         """The client will send no more; True keeps the other direction open."""
         self._ended = True
@@ -258,12 +249,12 @@ class RawConnection(asyncio.Protocol):
 
 def take_over(request: web.BaseRequest, head: bytes) -> RawConnection:
     """Answer with `head` (a status line and headers, with the empty line) and own the connection from now on. The body of the
-    request must have been read. Raises ConnectionResetError when the client is gone already."""
+    request must have been read. What a client sent behind its request before it saw this answer is not seen (RFC 9110, 7.8: it
+    must wait; the parser drops it). Raises ConnectionResetError when the client is gone already."""
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has left")
     connection = RawConnection(transport, request.protocol)
-    request.protocol.set_parser(connection)  # type: ignore[arg-type]  # hands over what came behind the request
     transport.set_protocol(connection)
     transport.resume_reading()
     transport.write(head)

@@ -117,6 +117,10 @@ class ImageStore(Protocol):
         """Send to its registry. Returns the manifest's digest."""
         ...
 
+    async def login(self, server: str, auth: Auth) -> None:
+        """Find out whether a registry (`host:5000`, empty for Docker Hub) takes credentials. Raises Unauthorized, Unavailable."""
+        ...
+
     async def load(self, archive: AsyncIterator[bytes], *, report: Report | None = None) -> Sequence[Image]:
         """Read a `docker save` or OCI layout tar (plain, gzip, zstd...). Reports a step for each layer and, at the end of each
         image, `Loaded image: NAME` for each name that came with it, or `Loaded image ID: ID`."""

@@ -16,7 +16,7 @@ from msgspec import Struct
 from yarl import URL
 
 from insula.clock import Backoff
-from insula.errors import Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
+from insula.errors import Forbidden, Invalid, NotFound, TooManyRequests, Unauthorized, Unavailable
 from insula.host.threads import change
 from insula.images import manifests, registry_auth
 from insula.images.blobs import Blobs, BlobWriter
@@ -97,6 +97,13 @@ class Registry:
         raise Unavailable(
             f"cannot reach the registry {self._reference.domain}: {fault or type(fault).__name__}"
         ) from None
+
+    async def check_login(self) -> None:
+        """Find out whether the registry takes the credentials. Raises Unauthorized, Unavailable."""
+        async with self._request("GET", self._base / "v2/") as answer:
+            if answer.status in (401, 403):
+                raise Unauthorized(f"the registry {self._reference.domain} refused: incorrect username or password")
+            await self._check(answer)
 
     # --- reading --------------------------------------------------------------------------------------------------
 

@@ -231,6 +231,12 @@ class NodeImages:
         ):
             return await Push(self._content, registry, parsed, report).run(self._content.catalog.images[identity])
 
+    async def login(self, server: str, auth: Auth) -> None:
+        """Find out whether a registry takes credentials. Raises Unauthorized, Unavailable, Invalid."""
+        repository = parse(f"{server}/login/check" if server else "login/check")
+        async with Registry(repository, auth, insecure=self._insecure) as registry:
+            await registry.check_login()
+
     # --- content out ----------------------------------------------------------------------------------------------
 
     async def save(self, references: Sequence[str]) -> AsyncIterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -22,8 +23,9 @@ from insula.api.docker.streams import (
 from insula.api.web import TakenOver, streaming
 from insula.drivers.driver import Channel, Streams
 from insula.engine.contract import Instance, LogLine
-from insula.errors import Conflict, Invalid
+from insula.errors import Conflict, InsulaError, Invalid
 
+_SETTLE_S = 2.0
 _WHOLE = 64 * 1024  # log lines are sent together up to this many bytes
 
 
@@ -131,6 +133,10 @@ async def logs(call: Call) -> web.StreamResponse:
     async with streaming(call.request, content_type=kind) as response:
         async for chunk in _gathered(lines, channels, stamped=call.flag("timestamps"), framed=not instance.config.tty):
             await response.write(chunk)
+        if call.flag("follow") and not call.text("until"):
+            # The output has ended because the container has; who saw that may remove it at once.
+            with contextlib.suppress(TimeoutError, InsulaError):
+                await asyncio.wait_for(call.door.engine.wait(instance.id), _SETTLE_S)
     return response
 
 

@@ -25,6 +25,7 @@ from insula.tasks import finish
 _EVERY_S = 0.1  # progress of one layer is told this often at most
 _FETCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
 TAR = "application/x-tar"
+_HUB = "index.docker.io"
 
 
 class _AuthWords(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,6 +243,25 @@ async def push(call: Call) -> web.StreamResponse:
     return await told(call, work(), steps)
 
 
+class LoginWords(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `POST /auth`."""
+
+    username: str = ""
+    password: str = ""
+    identitytoken: str = ""
+    serveraddress: str = ""
+
+
+async def login(call: Call) -> web.StreamResponse:
+    """`POST /auth`: ask the registry; the client keeps the credentials, this daemon does not."""
+    words = await call.read(LoginWords)
+    server = words.serveraddress.partition("://")[2] or words.serveraddress
+    server = server.partition("/")[0]
+    auth = Auth(username=words.username, password=words.password, identity_token=words.identitytoken)
+    await call.door.engine.images.login("" if server == _HUB else server, auth)
+    return json_response({"Status": "Login Succeeded", "IdentityToken": ""})
+
+
 async def build_cache(_: Call) -> web.StreamResponse:
     """`POST /build/prune`: nothing is ever cached, since nothing is built."""
     return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
@@ -253,5 +273,6 @@ ROUTES = (
     Route("GET", "/images/get", save, stream=True),
     Route("GET", "/images/{name*}/get", save, stream=True),
     Route("POST", "/images/{name*}/push", push, stream=True),
+    Route("POST", "/auth", login),
     Route("POST", "/build/prune", build_cache),
 )

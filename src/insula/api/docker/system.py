@@ -17,7 +17,7 @@ from insula.api.docker.route import Call, Route
 from insula.api.docker.versions import NEWEST, OLDEST, dotted
 from insula.api.docker.volumes import size_of, users, volume_words
 from insula.api.web import json_response
-from insula.errors import Invalid, Unsupported
+from insula.errors import Invalid
 from insula.tasks import in_thread
 
 _NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
@@ -213,18 +213,10 @@ async def _volumes(door: Door) -> list[dict[str, Any]]:
     return found
 
 
-async def auth(_: Call) -> web.StreamResponse:
-    """`POST /auth`."""
-    raise Unsupported(
-        "logging in through the daemon is not supported: credentials that the client already stores are used to pull and push"
-    )
-
-
 ROUTES = (
     Route("GET", "/_ping", ping),
     Route("HEAD", "/_ping", ping),
     Route("GET", "/version", version),
     Route("GET", "/info", info),
     Route("GET", "/system/df", disk_usage),
-    Route("POST", "/auth", auth),
 )
