@@ -131,7 +131,7 @@ def make_app(engine: Engine, *, info: NodeInfo) -> web.Application:
 
     dispatcher = Dispatcher(Door(engine, info))
     app = web.Application(client_max_size=0)
-    app.router.add_route("*", "/{path:.*}", dispatcher.handle)
+    app.router.add_route("*", r"/{path:[\s\S]*}", dispatcher.handle)
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(dispatcher.close)
     return app

@@ -74,7 +74,7 @@ def make_app(
     verbs.admission = (*verbs.admission, EscalationCheck(judge))
     app = web.Application()
     app[DOOR] = door
-    app.router.add_route("*", "/{tail:.*}", _Entrance(door, extensions or {}).handle)
+    app.router.add_route("*", r"/{tail:[\s\S]*}", _Entrance(door, extensions or {}).handle)
 
     customs = Customs(verbs)
 

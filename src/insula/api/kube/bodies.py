@@ -18,6 +18,7 @@ DEPTH_LIMIT = 200
 PROTOBUF = "application/vnd.kubernetes.protobuf"
 _JSON = ("application/json", "application/merge-patch+json", "application/json-patch+json")
 _YAML = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
+_SAFE_OPENERS = 5000
 _SLOW_BYTES = 64 * 1024  # above this YAML is read in a thread
 
 _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -105,6 +106,7 @@ _EXCESSIVE = "error converting YAML to JSON: yaml: document contains excessive a
 
 def _yaml(data: bytes) -> Any:
     try:
+        _shallow(data)
         loader = _Loader(data)
         try:
             node = loader.get_single_node()
@@ -123,6 +125,21 @@ def _yaml(data: bytes) -> Any:
         raise Invalid(f"error converting YAML to JSON: yaml:{where} {why}") from None
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as fault:
         raise Invalid(f"error converting YAML to JSON: {fault}") from None
+
+
+def _shallow(data: bytes) -> None:
+    """Refuse nesting before a tree is made: the composer in C goes one call deeper for each level and ends the process with
+    the stack. Few openers cannot nest deeply: without them a level costs one more column in each of its lines."""
+    if sum(map(data.count, (b"[", b"{", b"-", b"?"))) < _SAFE_OPENERS:
+        return
+    depth = 0
+    for event in yaml.parse(data, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEPTH_LIMIT:
+                raise Invalid(_EXCESSIVE)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _bounded(root: yaml.Node) -> None:
