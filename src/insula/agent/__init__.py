@@ -2,9 +2,10 @@
 
 podspec.py    pure: a Pod and what it refers to → InstanceConfigs
 podenv.py     pure: environment variables
-podstatus.py  pure: Instances and probe results → the Pod's status
-podplan.py    pure: what to do next for one pod
-pods.py       one worker per pod carrying the plan out
+podview.py    pure: all that is known of one pod at one moment
+podplan.py    pure: what to do next for it
+podstatus.py  pure: the status that it amounts to
+pods.py       one worker (podworker.py) per pod: look, decide, do (podhands.py), report
 podvolumes.py configMap, secret, projected, downwardAPI, emptyDir, hostPath as folders on this node
 probes.py     liveness, readiness and startup probes
 machines.py   one worker per VirtualMachineInstance; vmspec.py is its pure part

@@ -41,3 +41,4 @@ class Agent:
         """Let go; instances go on."""
         await self._server.close()
         await self._tasks.close()
+        await self._services.events.close()

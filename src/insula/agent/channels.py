@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import WSMsgType, web
 
 from insula.drivers.driver import Channel, Streams
+from insula.errors import InsulaError
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
@@ -71,8 +72,12 @@ async def serve(
         await asyncio.wait((incoming, outgoing), return_when=asyncio.FIRST_COMPLETED)
         if incoming.done() and not outgoing.done():
             return
-        await outgoing
-        await socket.send_bytes(bytes([ERROR]) + msgspec.json.encode(await result()))
+        try:
+            await outgoing
+            status = await result()
+        except InsulaError as fault:
+            status = failure(fault.message)
+        await socket.send_bytes(bytes([ERROR]) + msgspec.json.encode(status))
         await socket.close()
     except (ConnectionError, RuntimeError):
         return
@@ -100,10 +105,11 @@ async def _incoming(
             continue
         channel, data = message.data[0], message.data[1:]
         if channel == STDIN and stdin:
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError, InsulaError):
                 await streams.write(data)
         elif channel == CLOSE and data[:1] == bytes([STDIN]) and stdin:
-            await streams.close_stdin()
+            with contextlib.suppress(ConnectionError, InsulaError):
+                await streams.close_stdin()
         elif channel == RESIZE:
             with contextlib.suppress(msgspec.DecodeError, KeyError):
                 size = SIZES.decode(data)

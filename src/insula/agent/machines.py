@@ -208,7 +208,7 @@ class MachineWorker:
 
     async def _failed(self, fault: InsulaError) -> None:
         if self._trouble != ("FailedCreate", str(fault)):
-            await self._services.record(self.machine, "SyncFailed", str(fault), "Warning")
+            self._services.record(self.machine, "SyncFailed", str(fault), "Warning")
         self._trouble = ("FailedCreate", str(fault))
         if self._instance is not None:
             await self._services.engine.remove(self._instance.id, force=True, volumes=True)
@@ -220,7 +220,7 @@ class MachineWorker:
         secrets = secrets_of(self._services, self.machine["metadata"]["namespace"], secret_names(self.machine))
         self._instance = await self._services.engine.create(instance_of(self.machine, secrets))
         self._instance = await self._services.engine.start(self._instance.id)
-        await self._services.record(self.machine, "Started", "VirtualMachineInstance started.")
+        self._services.record(self.machine, "Started", "VirtualMachineInstance started.")
         if self.machine["spec"].get("startStrategy") == "Paused":
             self._instance = await self._services.engine.get(self._instance.id)
 

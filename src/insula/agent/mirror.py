@@ -23,6 +23,7 @@ from insula.tasks import Tasks
 log = logging.getLogger(__name__)
 NAMESPACE = "docker"
 ID = "insula.dev/instance"
+AGAIN_S = 5.0
 SETTLE_S = 0.2  # a container that lives for less than this leaves no trace in the cluster
 
 
@@ -32,6 +33,13 @@ def pod_name(instance: Instance, node: str) -> str:
     if plain != instance.config.name:
         plain = f"{plain}-{instance.id[:8]}".strip("-")
     return f"{plain[:180]}-{node}"
+
+
+def mirrors(pod: Resource, instance: Instance, node: str) -> bool:
+    """Whether a Pod really is the mirror of an instance: anybody may write the annotation, only the agent makes both agree."""
+    meta = pod["metadata"]
+    named = (meta.get("annotations") or {}).get(MIRROR) == instance.id and meta["name"] == pod_name(instance, node)
+    return named and meta["namespace"] == NAMESPACE and instance.config.owner != "kube"
 
 
 def mirror_of(instance: Instance, node: str, address: str) -> Resource:
@@ -128,7 +136,10 @@ class Mirror:
         self._tasks.spawn(self._run(), "mirror")
 
     def _pod(self, old: Resource | None, new: Resource | None) -> None:
-        if new is None and old is not None and MIRROR in (old["metadata"].get("annotations") or {}):
+        pod = new or old
+        assert pod is not None
+        gone = new is None or new["metadata"].get("deletionTimestamp")
+        if gone and MIRROR in (pod["metadata"].get("annotations") or {}):
             self._wake.set()
 
     async def _follow(self) -> None:
@@ -146,8 +157,12 @@ class Mirror:
             self._wake.clear()
             try:
                 await self._compare()
-            except InsulaError as fault:
-                log.warning("mirror pods could not be written: %s", fault)
+            except Exception as fault:
+                log.warning(
+                    "mirror pods could not be written", exc_info=None if isinstance(fault, InsulaError) else fault
+                )
+                await asyncio.sleep(AGAIN_S)
+                continue
             await self._wake.wait()
             await asyncio.sleep(SETTLE_S)
 
@@ -160,10 +175,12 @@ class Mirror:
         for pod in self._services.caches.list(PODS, NAMESPACE):
             id_ = (pod["metadata"].get("annotations") or {}).get(MIRROR)
             if id_ and pod["spec"].get("nodeName") == self._services.node:
-                seen[id_] = pod
-        for id_, pod in seen.items():
-            if id_ not in wanted or wanted[id_]["metadata"]["name"] != pod["metadata"]["name"]:
-                await self._remove(pod)
+                wish = wanted.get(id_)
+                outdated = wish is None or wish["metadata"]["name"] != pod["metadata"]["name"]
+                if outdated or pod["metadata"].get("deletionTimestamp"):
+                    await self._remove(pod)
+                else:
+                    seen[id_] = pod
         for id_, wish in wanted.items():
             await self._write(wish, seen.get(id_))
 
@@ -175,7 +192,7 @@ class Mirror:
             return
 
     async def _write(self, wish: Resource, present: Resource | None) -> None:
-        if present is None or present["metadata"]["name"] != wish["metadata"]["name"]:
+        if present is None:
             present = await self._create(wish)
         if present is None or _equal(present.get("status") or {}, wish["status"]):
             return

@@ -13,7 +13,7 @@ from insula.errors import Invalid, NotFound
 from insula.model.quantity import parse_quantity
 from insula.model.resource import Resource
 
-_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*\Z")
+_NAME = re.compile(r"[!-<>-~ ]+\Z")  # printable ASCII but "=": relaxed names, general since Kubernetes 1.34
 _EXPAND = re.compile(r"\$(\$|\(([^()]*)\))")
 
 

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from msgspec import Struct
 
 from insula.agent.podenv import PodFacts, References, field_value, resource_value
+from insula.agent.podview import all_containers
 from insula.errors import Invalid, NotFound
 from insula.model.resource import Resource
 
@@ -121,7 +122,7 @@ def config_names(pod: Resource) -> set[tuple[str, str]]:
                 names.add(("configmaps", found["name"]))
             if found := source.get("secret"):
                 names.add(("secrets", found.get("secretName") or found.get("name", "")))
-    for container in (*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]):
+    for container in all_containers(pod):
         for item in container.get("envFrom") or ():
             names |= _referred(item, "configMapRef", "secretRef")
         for item in container.get("env") or ():

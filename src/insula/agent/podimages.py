@@ -38,12 +38,12 @@ async def ensure(services: Services, pod: Resource, container: Resource) -> None
         raise ImageError("ErrImageNeverPull", f'Container image "{image}" is not present with pull policy of Never')
     try:
         auth = auth_for(image, await _credentials(services, pod))
-        await services.record(pod, "Pulling", f'Pulling image "{image}"')
+        services.record(pod, "Pulling", f'Pulling image "{image}"')
         await services.engine.images.pull(image, auth=auth)
     except InsulaError as fault:
-        await services.record(pod, "Failed", f'Failed to pull image "{image}": {fault.message}', "Warning")
+        services.record(pod, "Failed", f'Failed to pull image "{image}": {fault.message}', "Warning")
         raise ImageError("ErrImagePull", f'failed to pull image "{image}": {fault.message}') from fault
-    await services.record(pod, "Pulled", f'Successfully pulled image "{image}"')
+    services.record(pod, "Pulled", f'Successfully pulled image "{image}"')
 
 
 def default_policy(image: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import timedelta
+from typing import cast
 
 from msgspec import Struct
 
 from insula import clock
-from insula.engine.contract import Engine
+from insula.engine.contract import Engine, LogLine
 from insula.errors import Invalid
 
 
@@ -58,7 +60,7 @@ async def read(engine: Engine, instance: str, options: Options) -> AsyncIterator
     left = options.limit_bytes
     at_line_start = True
     lines = engine.logs(instance, follow=options.follow, since=options.since, tail=options.tail)
-    try:
+    async with contextlib.aclosing(cast(AsyncGenerator[LogLine, None], lines)):
         async for line in lines:
             data = line.data
             if options.timestamps and at_line_start:
@@ -70,5 +72,3 @@ async def read(engine: Engine, instance: str, options: Options) -> AsyncIterator
             yield data
             if left == 0:
                 return
-    finally:
-        await lines.aclose()  # type: ignore[attr-defined]

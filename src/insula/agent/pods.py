@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections import defaultdict
 
-from insula.agent.podfiles import config_names
 from insula.agent.podspec import LABEL_NAMESPACE, LABEL_POD, LABEL_UID
 from insula.agent.podworker import PodWorker
-from insula.agent.services import CONFIG_MAPS, PODS, SECRETS, Services
+from insula.agent.services import CONFIG_MAPS, PODS, RUNTIME_CLASSES, SECRETS, SERVICE_ACCOUNTS, Services
+from insula.client.cache import Handler
 from insula.engine.contract import Event, Instance
 from insula.errors import Expired, InsulaError
 from insula.model.resource import Resource
@@ -17,7 +17,7 @@ from insula.tasks import Tasks
 
 log = logging.getLogger(__name__)
 MIRROR = "kubernetes.io/config.mirror"
-REFRESH_S = 1800.0
+AGAIN_S = 1.0
 
 
 class Pods:
@@ -28,11 +28,10 @@ class Pods:
         self._tasks = tasks
         self._workers: dict[str, PodWorker] = {}
         self._found: dict[str, list[Instance]] = defaultdict(list)
-        self._owners: dict[str, str] = {}  # instance id -> pod uid
 
     def subscribe(self) -> None:
         """Ask the caches for what this needs; they are filled before `start`."""
-        for ref in (PODS, CONFIG_MAPS, SECRETS):
+        for ref in (PODS, CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS, RUNTIME_CLASSES):
             self._services.caches.informer(ref)
 
     async def start(self) -> None:
@@ -40,13 +39,14 @@ class Pods:
         for instance in await self._services.engine.list():
             if instance.config.owner == "kube" and LABEL_UID in instance.config.labels:
                 self._found[instance.config.labels[LABEL_UID]].append(instance)
-                self._owners[instance.id] = instance.config.labels[LABEL_UID]
-        self._services.caches.subscribe(PODS, self._pod)
-        self._services.caches.subscribe(CONFIG_MAPS, self._reference("configmaps"))
-        self._services.caches.subscribe(SECRETS, self._reference("secrets"))
+        caches = self._services.caches
+        caches.subscribe(CONFIG_MAPS, self._reference("configmaps"))
+        caches.subscribe(SECRETS, self._reference("secrets"))
+        caches.subscribe(PODS, self._pod)
         await self._adopt_orphans()
         self._tasks.spawn(self._follow_engine(), "engine-events")
-        self._tasks.spawn(self._refresh_tokens(), "refresh-tokens")
+
+    # the API
 
     def _mine(self, pod: Resource) -> bool:
         meta = pod["metadata"]
@@ -65,6 +65,19 @@ class Pods:
         else:
             worker.changed(new)
 
+    def _reference(self, plural: str) -> Handler:
+        def changed(old: Resource | None, new: Resource | None) -> None:
+            obj = new or old
+            assert obj is not None
+            wanted, namespace = (plural, obj["metadata"]["name"]), obj["metadata"]["namespace"]
+            for worker in self._workers.values():
+                if wanted in worker.references and worker.pod["metadata"]["namespace"] == namespace:
+                    worker.refers_to_changed()
+
+        return changed
+
+    # workers
+
     def _begin(self, pod: Resource) -> PodWorker:
         uid = pod["metadata"]["uid"]
         worker = self._workers[uid] = PodWorker(self._services, pod, self._found.pop(uid, ()))
@@ -72,6 +85,7 @@ class Pods:
         return worker
 
     async def _work(self, worker: PodWorker) -> None:
+        """Run a worker to its end; one that fails is begun anew from what is found."""
         while True:
             try:
                 await worker.run()
@@ -80,13 +94,10 @@ class Pods:
                 log.warning("pod worker failed: %s", fault, extra={"uid": worker.uid})
             except Exception:
                 log.exception("pod worker failed", extra={"uid": worker.uid})
-            await asyncio.sleep(1.0)
-            worker = self._workers[worker.uid] = PodWorker(
-                self._services, worker.pod, await self._instances_of(worker.uid)
-            )
+            await asyncio.sleep(AGAIN_S)
+            instances = await self._instances_of(worker.uid)
+            worker = self._workers[worker.uid] = PodWorker(self._services, worker.pod, instances)
         self._workers.pop(worker.uid, None)
-        for id_ in [id_ for id_, uid in self._owners.items() if uid == worker.uid]:
-            del self._owners[id_]
 
     async def _instances_of(self, uid: str) -> list[Instance]:
         return [found for found in await self._services.engine.list() if found.config.labels.get(LABEL_UID) == uid]
@@ -94,8 +105,7 @@ class Pods:
     async def _adopt_orphans(self) -> None:
         """Instances and sandboxes of pods that the API no longer has: a worker for a pod that is already deleted ends them."""
         for uid, instances in list(self._found.items()):
-            labels = instances[0].config.labels
-            self._begin_gone(uid, labels)
+            self._begin_gone(uid, instances[0].config.labels)
         for sandbox in await self._services.engine.list_sandboxes():
             uid = sandbox.config.labels.get(LABEL_UID, "")
             if uid and uid not in self._workers:
@@ -106,46 +116,21 @@ class Pods:
         pod: Resource = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": []}, "status": {}}
         self._begin(pod).changed(None)
 
-    def _reference(self, plural: str):  # type: ignore[no-untyped-def]
-        def changed(old: Resource | None, new: Resource | None) -> None:
-            obj = new or old
-            assert obj is not None
-            if old is None and not self._workers:
-                return
-            wanted = (plural, obj["metadata"]["name"])
-            for worker in self._workers.values():
-                same = worker.pod["metadata"]["namespace"] == obj["metadata"]["namespace"]
-                if same and wanted in config_names(worker.pod):
-                    self._tasks.spawn(worker.refresh(), "refresh-volumes")
-                    worker.wake()
-
-        return changed
+    # the engine
 
     async def _follow_engine(self) -> None:
         while True:
             try:
                 async for event in self._services.engine.events():
-                    await self._event(event)
+                    self._event(event)
                 return
             except Expired:
                 log.warning("missed events of the engine; every pod looks again")
             for worker in self._workers.values():
                 worker.wake()
 
-    async def _event(self, event: Event) -> None:
-        if event.type != "container" or event.action.startswith("exec_"):
-            return
-        uid = self._owners.get(event.id) or event.attributes.get(LABEL_UID, "")
-        if uid:
-            self._owners[event.id] = uid
-            worker = self._workers.get(uid)
+    def _event(self, event: Event) -> None:
+        if event.type == "container" and not event.action.startswith("exec_"):
+            worker = self._workers.get(event.attributes.get(LABEL_UID, ""))
             if worker is not None:
                 worker.wake()
-
-    async def _refresh_tokens(self) -> None:
-        """Service account tokens live an hour; they are written anew at half of it."""
-        while True:
-            await asyncio.sleep(REFRESH_S)
-            for worker in list(self._workers.values()):
-                if any("projected" in volume for volume in worker.pod["spec"].get("volumes") or ()):
-                    await worker.refresh()

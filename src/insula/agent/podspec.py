@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import Struct
+
 from insula.agent.podenv import expand
 from insula.engine.contract import SandboxConfig
-from insula.errors import Unsupported
+from insula.errors import Invalid, Unsupported
 from insula.model.instance import (
     InstanceConfig,
     MountConfig,
@@ -23,6 +25,8 @@ from insula.model.resource import Resource
 
 CPU_PERIOD_US = 100_000
 MIN_SHARES = 2
+BEST_EFFORT, BURSTABLE_MOST, BURSTABLE_LEAST = 1000, 999, 2  # oom_score_adj
+DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 DRIVERS = {"": "oci", "runc": "oci", "oci": "oci", "crun": "oci"}
 LABEL_POD, LABEL_NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"
 LABEL_UID, LABEL_CONTAINER, LABEL_ATTEMPT = (
@@ -77,28 +81,38 @@ def instance_name(pod: Resource, container: str, attempt: int) -> str:
     return f"k8s_{container}_{meta['name'][:100]}_{meta['namespace'][:63]}_{meta['uid']}_{attempt}"
 
 
-def driver_of(pod: Resource) -> str:
-    """The level that the pod's runtimeClassName picks; a RuntimeClass named as a driver is that driver."""
-    name = pod["spec"].get("runtimeClassName") or ""
-    return DRIVERS.get(name, name)
+def driver_of(handler: str) -> str:
+    """The level that a RuntimeClass's handler names; none is a plain container."""
+    return DRIVERS.get(handler, handler)
 
 
-def instance_of(
-    pod: Resource, container: Resource, *, attempt: int, env: tuple[str, ...], mounts: Mapping[str, MountConfig]
-) -> InstanceConfig:
-    """One container. `mounts` are the pod's volumes, each as a whole, by volume name."""
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What an instance needs besides its pod: `mounts` are the pod's volumes, each as a whole, by volume name; `target` is the
+    instance whose processes an ephemeral container shall see."""
+
+    attempt: int
+    env: tuple[str, ...]
+    mounts: Mapping[str, MountConfig]
+    handler: str = ""
+    termination_log: str = ""
+    target: str = ""
+    node_memory: int = 0
+
+
+def instance_of(pod: Resource, container: Resource, around: Surroundings) -> InstanceConfig:
+    """One container. Raises Unsupported for what this node cannot do."""
     spec = pod["spec"]
-    defined = dict(item.split("=", 1) for item in env)
-    context = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
+    refuse(spec, container)
+    defined = dict(item.split("=", 1) for item in around.env)
+    context = context_of(spec, container)
     command, args = container.get("command"), container.get("args")
-    _refuse(spec, container)
     return InstanceConfig(
-        name=instance_name(pod, container["name"], attempt),
-        driver=driver_of(pod),
+        name=instance_name(pod, container["name"], around.attempt),
+        driver=driver_of(around.handler),
         image=container["image"],
         entrypoint=tuple(expand(word, defined) for word in command) if command else None,
         command=tuple(expand(word, defined) for word in args or ()) if args or command else None,
-        env=env,
+        env=around.env,
         working_dir=container.get("workingDir", ""),
         user=_user(context),
         groups=_groups(context),
@@ -106,19 +120,35 @@ def instance_of(
         tty=bool(container.get("tty")),
         open_stdin=bool(container.get("stdin")),
         stdin_once=bool(container.get("stdinOnce")),
-        mounts=tuple(_mount(mount, mounts, defined) for mount in container.get("volumeMounts") or ()),
+        mounts=_mounts(container, around, defined),
         network_mode=f"sandbox:{sandbox_id(pod)}",
-        pid_mode="host" if spec.get("hostPID") else "",
+        pid_mode="host" if spec.get("hostPID") else f"instance:{around.target}" if around.target else "",
         ipc_mode="host" if spec.get("hostIPC") else "",
-        dns=tuple((spec.get("dnsConfig") or {}).get("nameservers") or ()),
-        dns_search=tuple((spec.get("dnsConfig") or {}).get("searches") or ()),
+        **_dns(spec),
         extra_hosts=_extra_hosts(spec),
         resources=resources_of(container),
+        oom_score_adj=oom_score_of(spec, container, around.node_memory),
         security=security_of(context),
-        labels=labels_of(pod, container["name"], attempt),
+        stop_signal=(container.get("lifecycle") or {}).get("stopSignal", ""),
+        labels=labels_of(pod, container["name"], around.attempt),
         annotations=dict(pod["metadata"].get("annotations") or {}),
         owner="kube",
     )
+
+
+def context_of(spec: Resource, container: Resource) -> Resource:
+    """A container's security context: the pod's with its own on top."""
+    return {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
+
+
+def _dns(spec: Resource) -> dict[str, Any]:
+    wish = spec.get("dnsConfig") or {}
+    options = [f"{o['name']}:{o['value']}" if o.get("value") else o["name"] for o in wish.get("options") or ()]
+    return {
+        "dns": tuple(wish.get("nameservers") or ()),
+        "dns_search": tuple(wish.get("searches") or ()),
+        "dns_options": tuple(options),
+    }
 
 
 def labels_of(pod: Resource, container: str, attempt: int) -> dict[str, str]:
@@ -133,13 +163,41 @@ def labels_of(pod: Resource, container: str, attempt: int) -> dict[str, str]:
     }
 
 
-def _refuse(spec: Resource, container: Resource) -> None:
+def refuse(spec: Resource, container: Resource) -> None:
+    """Say clearly what would otherwise be done wrongly or not at all. Raises Unsupported."""
     if container.get("volumeDevices"):
         raise Unsupported(f"container {container['name']}: volumeDevices (raw block volumes) are not supported yet")
     if spec.get("hostUsers") is False:
         raise Unsupported("spec.hostUsers=false (a user namespace per pod) is not supported yet")
+    if spec.get("shareProcessNamespace"):
+        raise Unsupported("spec.shareProcessNamespace=true is not supported yet")
     if (spec.get("os") or {}).get("name", "linux") != "linux":
         raise Unsupported(f"spec.os.name {spec['os']['name']!r} is not supported; this node runs linux")
+    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        if "grpc" in (container.get(probe) or {}):
+            raise Unsupported(f"container {container['name']}: {probe}.grpc is not supported yet; use exec or httpGet")
+    profile = (context_of(spec, container).get("seccompProfile") or {}).get("type")
+    if profile == "Localhost":
+        raise Unsupported("seccompProfile.type Localhost is not supported yet; RuntimeDefault and Unconfined are")
+
+
+def check_non_root(spec: Resource, container: Resource, image_user: str) -> None:
+    """`runAsNonRoot` means that a container must not run as root. Raises Invalid with the kubelet's sentences."""
+    context = context_of(spec, container)
+    if not context.get("runAsNonRoot"):
+        return
+    uid = context.get("runAsUser")
+    if uid is not None:
+        if int(uid) == 0:
+            raise Invalid("container's runAsUser breaks non-root policy")
+        return
+    user = image_user.split(":", 1)[0]
+    if not user or (user.isdigit() and int(user) == 0):
+        raise Invalid("container has runAsNonRoot and image will run as root")
+    if not user.isdigit():
+        raise Invalid(
+            f"container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root"
+        )
 
 
 def _user(context: Resource) -> str:
@@ -188,8 +246,47 @@ def resources_of(container: Resource) -> Resources:
     )
 
 
+def oom_score_of(spec: Resource, container: Resource, node_memory: int) -> int:
+    """Who is killed first when memory runs out: best effort, then those over their request. Guaranteed pods would be given a
+    negative score, which not every Insula may set; they are left at 0. Source: the kubelet's QoS policy."""
+    request = _memory_request(container)
+    if request is None:
+        others = any(_memory_request(c) is not None or (c.get("resources") or {}) for c in spec.get("containers") or ())
+        return BURSTABLE_MOST if others else BEST_EFFORT
+    if _is_guaranteed(spec):
+        return 0
+    score = BEST_EFFORT - (BEST_EFFORT * request) // max(node_memory, 1)
+    return min(max(score, BURSTABLE_LEAST), BURSTABLE_MOST)
+
+
+def _memory_request(container: Resource) -> int | None:
+    wanted = container.get("resources") or {}
+    found = (wanted.get("requests") or {}).get("memory", (wanted.get("limits") or {}).get("memory"))
+    return None if found is None else int(parse_quantity(found))
+
+
+def _is_guaranteed(spec: Resource) -> bool:
+    for container in (*(spec.get("initContainers") or ()), *spec["containers"]):
+        wanted = container.get("resources") or {}
+        limits = wanted.get("limits") or {}
+        requests = {**limits, **(wanted.get("requests") or {})}
+        if not {"cpu", "memory"} <= limits.keys():
+            return False
+        if any(parse_quantity(requests[name]) != parse_quantity(limits[name]) for name in ("cpu", "memory")):
+            return False
+    return True
+
+
 def _milli(value: Any) -> int | None:
     return None if value is None else int(-(-(parse_quantity(value) * 1000) // 1))
+
+
+def _mounts(container: Resource, around: Surroundings, defined: Mapping[str, str]) -> tuple[MountConfig, ...]:
+    mounts = [_mount(mount, around.mounts, defined) for mount in container.get("volumeMounts") or ()]
+    path = container.get("terminationMessagePath") or DEFAULT_TERMINATION_LOG
+    if around.termination_log and path not in {mount.target for mount in mounts}:
+        mounts.append(MountConfig(kind="bind", source=around.termination_log, target=path))
+    return tuple(mounts)
 
 
 def _mount(mount: Resource, volumes: Mapping[str, MountConfig], defined: Mapping[str, str]) -> MountConfig:

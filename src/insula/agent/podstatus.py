@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from insula.agent.podplan import failed, is_backing_off, is_over
+from insula.agent.podplan import failed, is_backing_off, is_over, killed_for
 from insula.agent.podview import (
+    CANNOT_RUN,
+    LOST,
     ContainerView,
     PodView,
     as_kubernetes_time,
+    ephemeral_containers,
     init_containers,
     is_sidecar,
     main_containers,
@@ -26,8 +29,9 @@ def status_of(view: PodView) -> dict[str, Any]:
     phase = phase_of(view)
     mains = [_container(view, c, main=True) for c in main_containers(pod)]
     inits = [_container(view, c, main=False) for c in init_containers(pod)]
-    debug = [_container(view, c, main=True) for c in pod["spec"].get("ephemeralContainers") or ()]
-    status: dict[str, Any] = {k: v for k, v in old.items() if k not in ("reason", "message", "podIP", "podIPs")}
+    debug = [_container(view, c, main=True) for c in ephemeral_containers(pod)]
+    dropped = ("reason", "message") if view.final else ("reason", "message", "podIP", "podIPs")
+    status: dict[str, Any] = {k: v for k, v in old.items() if k not in dropped}
     status.update(phase=phase, containerStatuses=mains, startTime=view.started_at or view.now)
     status["observedGeneration"] = pod["metadata"].get("generation", 1)
     for name, found in (("initContainerStatuses", inits), ("ephemeralContainerStatuses", debug)):
@@ -39,34 +43,40 @@ def status_of(view: PodView) -> dict[str, Any]:
     if view.address:
         status["podIP"] = view.address
         status["podIPs"] = [{"ip": view.address}]
-    if view.killed_for and phase == "Failed":
-        status["reason"], status["message"] = view.killed_for
+    if phase == "Failed" and (why := killed_for(view) or _said(old)):
+        status["reason"], status["message"] = why
     status["conditions"] = _conditions(view, phase, inits, mains)
     return status
 
 
+def _said(old: dict[str, Any]) -> tuple[str, str] | None:
+    """Why a pod that has failed before did so."""
+    return (old["reason"], old.get("message", "")) if old.get("phase") == "Failed" and old.get("reason") else None
+
+
 def phase_of(view: PodView) -> str:
-    """Pending, Running, Succeeded or Failed; a final phase never changes again."""
-    old = (view.pod.get("status") or {}).get("phase", "Pending")
-    if old in ("Succeeded", "Failed"):
-        return str(old)
-    running = any(seen.running for seen in view.containers.values())
-    if view.killed_for:
-        return "Running" if running else "Failed"
+    """Pending, Running, Succeeded or Failed; a final phase never changes again. Rules: the kubelet's `getPhase`."""
+    if view.final:
+        return view.final
+    everyone = [*init_containers(view.pod), *main_containers(view.pod)]
+    busy = any(view.of(c["name"]).running for c in everyone)
+    if killed_for(view):
+        return "Running" if busy else "Failed"
     if view.containers and is_over(view):
-        busy = any(view.of(c["name"]).running for c in (*init_containers(view.pod), *main_containers(view.pod)))
         return "Running" if busy else "Failed" if failed(view) else "Succeeded"
-    inits_done = all(
-        view.of(c["name"]).started if is_sidecar(c) else view.of(c["name"]).ended and view.of(c["name"]).exit_code == 0
-        for c in init_containers(view.pod)
-    )
-    begun = any(view.of(c["name"]).current and view.of(c["name"]).attempt >= 0 for c in main_containers(view.pod))
-    ran = any(view.of(c["name"]).running or view.of(c["name"]).ended for c in main_containers(view.pod))
-    return "Running" if inits_done and begun and ran else "Pending"
+    return "Running" if _all_begun(view) else "Pending"
+
+
+def _all_begun(view: PodView) -> bool:
+    """Whether every main container runs or has run; before that a pod is pending, even if some of it runs already."""
+    begun = (view.of(c["name"]) for c in main_containers(view.pod))
+    return all(seen.running or seen.ended or seen.previous is not None for seen in begun)
 
 
 def _container(view: PodView, container: Resource, *, main: bool) -> dict[str, Any]:
     seen = view.of(container["name"])
+    if view.final and seen.current is None and (shown := _shown(view, container["name"])):
+        return shown
     state = _state(view, container, seen, main=main)
     status: dict[str, Any] = {
         "name": container["name"],
@@ -85,20 +95,34 @@ def _container(view: PodView, container: Resource, *, main: bool) -> dict[str, A
     return status
 
 
+def _shown(view: PodView, name: str) -> dict[str, Any] | None:
+    """What the API shows of a container, for a pod that is over and of which nothing is left here."""
+    status = view.pod["status"]
+    for part in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
+        for found in status.get(part) or ():
+            if found["name"] == name and "running" not in found["state"]:
+                result: dict[str, Any] = found
+                return result
+    return None
+
+
 def _state(view: PodView, container: Resource, seen: ContainerView, *, main: bool) -> dict[str, Any]:
     if seen.running:
         assert seen.current is not None
         return {"running": {"startedAt": as_kubernetes_time(seen.current.state.started_at)}}
-    if seen.trouble:
+    if seen.trouble and not view.final:
         return {"waiting": {"reason": seen.trouble.reason, "message": seen.trouble.message[:MESSAGE_LIMIT]}}
     if seen.ended:
-        assert seen.current is not None
-        if is_backing_off(seen, view.now) and not is_over(view):
+        if is_backing_off(seen, view.now) and not (view.final or is_over(view) or _leaving(view)):
             name = f"{view.pod['metadata']['name']}_{view.pod['metadata']['namespace']}({view.pod['metadata']['uid']})"
             text = f"back-off restarting failed container={container['name']} pod={name}"
             return {"waiting": {"reason": "CrashLoopBackOff", "message": text}}
-        return {"terminated": _terminated(seen.current)}
+        return {"terminated": _terminated(seen, seen.current)}
     return {"waiting": _waiting(view, main=main)}
+
+
+def _leaving(view: PodView) -> bool:
+    return bool(view.pod["metadata"].get("deletionTimestamp"))
 
 
 def _waiting(view: PodView, *, main: bool) -> dict[str, str]:
@@ -113,25 +137,33 @@ def _waiting(view: PodView, *, main: bool) -> dict[str, str]:
 
 def _last(seen: ContainerView, state: dict[str, Any]) -> dict[str, Any]:
     if "waiting" in state and seen.ended:
-        assert seen.current is not None
-        return {"terminated": _terminated(seen.current)}
-    if seen.previous is not None and seen.previous.state.finished_at:
-        return {"terminated": _terminated(seen.previous)}
+        return {"terminated": _terminated(seen, seen.current)}
+    if seen.previous is not None and (seen.previous.state.finished_at or seen.previous.state.error):
+        return {"terminated": _terminated(seen, seen.previous)}
     return {}
 
 
-def _terminated(instance: Instance) -> dict[str, Any]:
+def _terminated(seen: ContainerView, instance: Instance | None) -> dict[str, Any]:
+    if instance is None:
+        text = "The container could not be located; how it ended is not known"
+        return {
+            "exitCode": LOST,
+            "reason": "ContainerStatusUnknown",
+            "message": text,
+            "startedAt": None,
+            "finishedAt": None,
+        }
     state = instance.state
-    reason = "OOMKilled" if state.oom_killed else "Completed" if state.exit_code == 0 else "Error"
-    ended: dict[str, Any] = {
-        "exitCode": state.exit_code,
-        "reason": reason,
-        "startedAt": as_kubernetes_time(state.started_at),
-        "finishedAt": as_kubernetes_time(state.finished_at),
-        "containerID": ID_PREFIX + instance.id,
-    }
-    if state.error:
-        ended["message"] = state.error[:MESSAGE_LIMIT]
+    if not state.finished_at:
+        times = {"startedAt": as_kubernetes_time(instance.created), "finishedAt": as_kubernetes_time(instance.created)}
+        ended: dict[str, Any] = {"exitCode": CANNOT_RUN, "reason": "StartError", **times}
+    else:
+        reason = "OOMKilled" if state.oom_killed else "Completed" if state.exit_code == 0 else "Error"
+        times = {"startedAt": as_kubernetes_time(state.started_at), "finishedAt": as_kubernetes_time(state.finished_at)}
+        ended = {"exitCode": state.exit_code, "reason": reason, **times}
+    ended["containerID"] = ID_PREFIX + instance.id
+    if message := seen.messages.get(instance.id) or state.error:
+        ended["message"] = message[:MESSAGE_LIMIT]
     return ended
 
 

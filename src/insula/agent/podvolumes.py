@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from insula.agent.podfiles import Files
-from insula.errors import Invalid, Unsupported
+from insula.errors import HostFault, Invalid, Unsupported
 from insula.host import mounts
+from insula.host.rmtree import remove_tree
 from insula.model.instance import MountConfig
 from insula.model.quantity import parse_quantity
 from insula.model.resource import Resource
@@ -25,8 +26,16 @@ WRITTEN = ("configMap", "secret", "downwardAPI", "projected")
 
 
 async def prepare(base: Path, pod: Resource, files: Mapping[str, Files]) -> dict[str, MountConfig]:
-    """Make every volume of a pod below `base`; repeatable, and the way to refresh written ones. `files` by volume name."""
-    return {volume["name"]: await _prepare_one(base, pod, volume, files) for volume in pod["spec"].get("volumes") or ()}
+    """Make every volume of a pod below `base`; repeatable, and the way to refresh written ones. `files` by volume name.
+    Raises Unsupported, Invalid (hostPath), HostFault."""
+    found = {}
+    for volume in pod["spec"].get("volumes") or ():
+        try:
+            found[volume["name"]] = await _prepare_one(base, pod, volume, files)
+        except OSError as fault:
+            text = f'MountVolume.SetUp failed for volume "{volume["name"]}" : {fault.strerror or fault}'
+            raise HostFault(text) from fault
+    return found
 
 
 async def _prepare_one(base: Path, pod: Resource, volume: Resource, files: Mapping[str, Files]) -> MountConfig:
@@ -121,15 +130,17 @@ def _host_path(source: Resource) -> str:
     return str(path)
 
 
+def termination_log(base: Path, container: str, attempt: int) -> Path:
+    """Where a container writes its last words, as seen from the node."""
+    return base / "containers" / container / f"{attempt}.log"
+
+
 async def remove(base: Path) -> None:
     """Delete a pod's folder, unmounting memory volumes first. Repeatable."""
 
     def work() -> None:
-        volumes = base / "volumes"
-        if volumes.is_dir():
-            for folder in volumes.iterdir():
-                if mounts.is_mounted(str(folder)):
-                    mounts.unmount(str(folder))
-        shutil.rmtree(base, ignore_errors=True)
+        if base.exists():
+            mounts.unmount_below(base)
+            remove_tree(base, ignore_errors=True)
 
     await in_thread(work)

@@ -1,4 +1,4 @@
-"""One pod's worker: look, decide (`podplan`), do, report (`podstatus`), wait to be woken.
+"""One pod's worker: look, decide (`podplan`), do (`podhands`), report (`podstatus`), wait to be woken.
 
 A worker is the only one that touches its pod's sandbox, instances and volumes. It keeps nothing that cannot be found again: after
 a restart the instances are known by their labels, the attempt by a label, the rest by the API.
@@ -8,64 +8,74 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from insula import clock
-from insula.agent import podhooks, podimages, podvolumes
-from insula.agent.podcontainers import ContainerRecord, records_of
-from insula.agent.podenv import environment
-from insula.agent.podfacts import facts_of, references_of, volume_files
+from insula.agent.podcontainers import ContainerRecord
+from insula.agent.podfiles import config_names
+from insula.agent.podhands import PodHands
 from insula.agent.podplan import Action, plan
-from insula.agent.podspec import instance_of, sandbox_id, sandbox_of
 from insula.agent.podstatus import status_of
-from insula.agent.podview import PodView, Trouble, all_containers
+from insula.agent.podview import PodView, container_named
 from insula.agent.services import PODS, Services
 from insula.engine.contract import Instance
 from insula.errors import Conflict, InsulaError, NotFound
-from insula.model.instance import InstanceConfig, MountConfig
 from insula.model.resource import Resource
 from insula.tasks import Tasks
 
 log = logging.getLogger(__name__)
 RETRY_S = 2.0
+SANDBOX = "the sandbox"  # no container's name
+Work = Coroutine[Any, Any, None]
 
 
 class PodWorker:
     """Runs one pod until it is gone. `wake` after any change; `run` ends when nothing of the pod is left."""
 
     def __init__(self, services: Services, pod: Resource, instances: Iterable[Instance]) -> None:
-        self.services = services
-        self.pod = pod
+        self._services = services
+        self._hands = PodHands(services, pod, instances)
         self.uid: str = pod["metadata"]["uid"]
-        self._records = records_of(instances)
+        self.references = config_names(pod)
         self._wake = asyncio.Event()
         self._tasks = Tasks(f"pod-{pod['metadata']['name']}")
         self._busy: set[str] = set()
-        self._mounts: dict[str, MountConfig] | None = None
-        self._sandbox_address: str | None = None
-        self._trouble: Trouble | None = None
-        self._killed_for: tuple[str, str] | None = None
+        self._grace_s: dict[str, float] = {}  # what a container that is being stopped was given
+        self._ending_at: float | None = None
+        self._stale_volumes = False
         self._gone = False
+
+    @property
+    def pod(self) -> Resource:
+        """As the API showed it last."""
+        return self._hands.pod
 
     # being told
 
     def changed(self, pod: Resource | None) -> None:
-        """The API shows the pod anew; None when it is gone from there (deleted by force)."""
+        """The API shows the pod anew; None when it is gone from there (deleted by force). What is older than this worker's own
+        last write is not news."""
         if pod is None:
-            meta = {
-                **self.pod["metadata"],
-                "deletionTimestamp": clock.rfc3339(clock.now()),
-                "deletionGracePeriodSeconds": 0,
-            }
-            self.pod = {**self.pod, "metadata": meta}
+            end = {"deletionTimestamp": clock.rfc3339(clock.now()), "deletionGracePeriodSeconds": 0}
+            self._hands.pod = {**self.pod, "metadata": {**self.pod["metadata"], **end}}
             self._gone = True
-        else:
-            self.pod = pod
+        elif _revision(pod) >= _revision(self.pod):
+            old, self._hands.pod = self.pod["metadata"], pod
+            self._stale_volumes |= any(old.get(name) != pod["metadata"].get(name) for name in ("labels", "annotations"))
+            self.references = config_names(pod)
         self._wake.set()
 
     def wake(self) -> None:
-        """Something about the pod's containers or references has changed."""
+        """Something about the pod's containers has changed."""
+        self._wake.set()
+
+    def refers_to_changed(self) -> None:
+        """A ConfigMap or Secret that the pod names has changed: volumes are written anew, what failed for it is tried again."""
+        self._stale_volumes = True
+        for record in self._hands.records.values():
+            record.hope()
+        self._hands.retry_at = 0.0
         self._wake.set()
 
     # the loop
@@ -73,7 +83,8 @@ class PodWorker:
     async def run(self) -> None:
         """Work until the pod and everything of it is gone."""
         try:
-            await self._find_sandbox()
+            await self._hands.find()
+            self._stale_volumes = self._hands.address is not None
             while True:
                 self._wake.clear()
                 done, after_s = await self._pass()
@@ -81,8 +92,6 @@ class PodWorker:
                     return
                 await self._wait(after_s)
         finally:
-            for record in self._records.values():
-                record.stop_probes()
             await self._tasks.close()
 
     async def _wait(self, after_s: float | None) -> None:
@@ -94,44 +103,128 @@ class PodWorker:
 
     async def _pass(self) -> tuple[bool, float | None]:
         """(whether the pod is gone, seconds until the next look at the latest)."""
-        await self._look()
+        for record in list(self._hands.records.values()):
+            await self._hands.look(record)
+            self._probe(record)
         view = self._view()
         actions = plan(view)
-        if not view.pod["metadata"].get("deletionTimestamp") and any(a.reason == "DeadlineExceeded" for a in actions):
-            self._killed_for = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
-        await self._report(view)
         waits = [action.after_s for action in actions if action.do == "wait"]
+        if any(action.do == "clean" for action in actions):
+            await self._report(view)
+            return await self._leave()
         for action in actions:
-            if action.do == "forget":
-                return await self._forget(), RETRY_S
-            if action.do != "wait":
-                await self._do(action)
-        if self._trouble:
-            waits.append(RETRY_S)
-        return False, min(waits, default=None) if waits else None
-
-    async def _look(self) -> None:
-        for record in self._records.values():
-            if record.current is not None:
-                try:
-                    record.observe(await self.services.engine.get(record.current.id), clock.rfc3339(clock.now()))
-                except NotFound:
-                    record.lost()
-            self._follow_probes(record)
+            waits += self._do(action)
+        waits += self._keep_volumes(view)
+        await self._report(view)
+        return False, min(waits, default=None)
 
     def _view(self) -> PodView:
-        started = (self.pod.get("status") or {}).get("startTime") or ""
+        hands, now_s = self._hands, asyncio.get_running_loop().time()
         return PodView(
             pod=self.pod,
             now=clock.rfc3339(clock.now()),
-            containers={name: record.view() for name, record in self._records.items()},
-            has_sandbox=self._sandbox_address is not None,
-            address=self._sandbox_address or "",
-            host_address=self.services.address,
-            trouble=self._trouble,
-            killed_for=self._killed_for,
-            started_at=started,
+            containers={name: record.view() for name, record in hands.records.items()},
+            has_sandbox=hands.address is not None,
+            address=hands.address or "",
+            host_address=self._services.address,
+            trouble=hands.trouble,
+            started_at=(self.pod.get("status") or {}).get("startTime") or "",
+            ending_for_s=now_s - self._ending_at if self._ending_at is not None else 0.0,
         )
+
+    # doing
+
+    def _do(self, action: Action) -> list[float]:
+        """Set an action going beside others. Returns after how long to look again, if that is known."""
+        match action.do:
+            case "sandbox":
+                wait_s = self._hands.retry_at - asyncio.get_running_loop().time()
+                if wait_s > 0:
+                    return [wait_s]
+                self._spawn(SANDBOX, self._hands.make_sandbox())
+            case "start":
+                self._spawn(action.container, self._hands.start(action.container))
+            case "stop":
+                self._stop(action)
+            case "release":
+                self._spawn(SANDBOX, self._hands.release())
+        return []
+
+    def _stop(self, action: Action) -> None:
+        """Stop a container; one that is being stopped already may be given less time than before."""
+        name = action.container
+        if self._ending_at is None and self.pod["metadata"].get("deletionTimestamp"):
+            self._ending_at = asyncio.get_running_loop().time()
+        promised_s = self._grace_s.get(name)
+        if name in self._busy:
+            if promised_s is not None and action.grace_s < promised_s:
+                self._grace_s[name] = action.grace_s
+                self._tasks.spawn(self._kill_after(name, action.grace_s), f"kill-{name}")
+            return
+        self._grace_s[name] = action.grace_s
+        self._spawn(name, self._hands.stop(action))
+
+    async def _kill_after(self, name: str, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        if name in self._busy:
+            await self._hands.kill(name)
+
+    def _spawn(self, what: str, work: Work) -> None:
+        """Do something for a container, or for the sandbox, unless something is being done for it already."""
+        if what in self._busy:
+            work.close()
+            return
+        self._busy.add(what)
+        self._tasks.spawn(self._guarded(what, work), what)
+
+    async def _guarded(self, what: str, work: Work) -> None:
+        """A fault is not tried again at once."""
+        try:
+            await work
+        except Exception as fault:
+            sentence = "work for a pod failed"
+            if isinstance(fault, InsulaError):
+                log.warning("%s: %s", sentence, fault, extra={"pod": self.pod["metadata"]["name"], "what": what})
+            else:
+                log.exception(sentence, extra={"pod": self.pod["metadata"]["name"], "what": what})
+            await asyncio.sleep(RETRY_S)
+        finally:
+            self._busy.discard(what)
+            self._grace_s.pop(what, None)
+            self._wake.set()
+
+    def _keep_volumes(self, view: PodView) -> list[float]:
+        """Written volumes follow what they were written from, as long as something of the pod may read them."""
+        if not view.has_sandbox or view.final or view.pod["metadata"].get("deletionTimestamp"):
+            return []
+        left_s = self._hands.renew_in_s()
+        if self._stale_volumes or left_s == 0:
+            self._stale_volumes = False
+            self._spawn("the volumes", self._refresh())
+            return []
+        return [] if left_s is None else [left_s]
+
+    async def _refresh(self) -> None:
+        try:
+            await self._hands.write_volumes()
+        except InsulaError as fault:
+            self._services.record(self.pod, "FailedMount", fault.message, "Warning")
+            raise
+
+    # the end
+
+    async def _leave(self) -> tuple[bool, float | None]:
+        """Everything has ended: clean up, then let the API forget it."""
+        if self._busy:
+            return False, None
+        await self._hands.clean()
+        if self._gone:
+            return True, None
+        if not await self._hands.finalise():
+            return False, RETRY_S
+        return not self.pod["metadata"].get("finalizers"), None
+
+    # telling
 
     async def _report(self, view: PodView) -> None:
         status = status_of(view)
@@ -140,185 +233,38 @@ class PodWorker:
         meta = self.pod["metadata"]
         try:
             wish = {**self.pod, "status": status}
-            self.pod = await self.services.client.update(PODS, wish, meta["namespace"], sub="status")
+            written = await self._services.client.update(PODS, wish, meta["namespace"], sub="status")
         except NotFound:
-            self._gone = True
+            self.changed(None)
         except Conflict:
-            self._tasks.spawn(self._again(), "status-again")
+            await self._reread()
+        else:
+            if not self._gone and _revision(written) >= _revision(self.pod):
+                self._hands.pod = written
 
-    async def _again(self) -> None:
+    async def _reread(self) -> None:
         """The status was based on an old object: read the newest one and look again."""
         meta = self.pod["metadata"]
         try:
-            fresh = await self.services.client.get(PODS, meta["name"], meta["namespace"])
+            fresh = await self._services.client.get(PODS, meta["name"], meta["namespace"])
         except NotFound:
             self.changed(None)
             return
         self.changed(fresh if fresh["metadata"]["uid"] == self.uid else None)
 
-    # doing
+    # probes
 
-    async def _do(self, action: Action) -> None:
-        match action.do:
-            case "sandbox":
-                await self._guard(self._make_sandbox())
-            case "start":
-                self._spawn(action.container, self._start(action.container))
-            case "stop":
-                self._spawn(action.container, self._stop(action))
-            case "release":
-                await self._release()
-            case "clean":
-                await self._clean()
-
-    def _spawn(self, container: str, work: Coroutine[Any, Any, None]) -> None:
-        if container in self._busy:
-            work.close()
-            return
-        self._busy.add(container)
-
-        async def guarded() -> None:
-            try:
-                await work
-            finally:
-                self._busy.discard(container)
-                self._wake.set()
-
-        self._tasks.spawn(guarded(), container)
-
-    async def _guard(self, work: Awaitable[None]) -> None:
-        try:
-            await work
-            self._trouble = None
-        except InsulaError as fault:
-            now = clock.rfc3339(clock.now())
-            if self._trouble is None or self._trouble.message != str(fault):
-                await self.services.record(self.pod, "FailedCreatePodSandBox", str(fault), "Warning")
-                self._trouble = Trouble("ContainerCreating", str(fault), now)
-
-    async def _find_sandbox(self) -> None:
-        try:
-            sandbox = await self.services.engine.get_sandbox(sandbox_id(self.pod))
-        except NotFound:
-            return
-        self._sandbox_address = sandbox.address or self.services.address
-
-    async def _make_sandbox(self) -> None:
-        await self._prepare_volumes()
-        sandbox = await self.services.engine.make_sandbox(sandbox_of(self.pod))
-        self._sandbox_address = sandbox.address or self.services.address
-        self._wake.set()
-
-    async def _prepare_volumes(self) -> None:
-        files = await volume_files(self.services, self.pod, self._sandbox_address or "")
-        self._mounts = await podvolumes.prepare(self.services.pod_folder(self.uid), self.pod, files)
-
-    async def refresh(self) -> None:
-        """Write changed ConfigMaps, Secrets and tokens into the pod's volumes."""
-        if self._mounts is not None and not self.pod["metadata"].get("deletionTimestamp"):
-            try:
-                await self._prepare_volumes()
-            except InsulaError as fault:
-                await self.services.record(self.pod, "FailedMount", str(fault), "Warning")
-
-    async def _start(self, name: str) -> None:
-        container = next(c for c in all_containers(self.pod) if c["name"] == name)
-        record = self._records.setdefault(name, ContainerRecord(name))
-        try:
-            await podimages.ensure(self.services, self.pod, container)
-            config = await self._config(container, record.attempt + 1)
-            made = await self.services.engine.create(config)
-            await self.services.record(self.pod, "Created", f"Created container: {name}")
-        except podimages.ImageError as fault:
-            record.troubled(fault.trouble(clock.rfc3339(clock.now())), pull=True)
-            return
-        except InsulaError as fault:
-            await self._failed(record, "CreateContainerConfigError", fault)
-            return
-        await self._run(record, container, made)
-
-    async def _run(self, record: ContainerRecord, container: Resource, made: Instance) -> None:
-        outdated = record.begun(made)
-        try:
-            record.observe(await self.services.engine.start(made.id), clock.rfc3339(clock.now()))
-            await self.services.record(self.pod, "Started", f"Started container {record.name}")
-            await podhooks.after_start(self.services, container, record, self._sandbox_address or "")
-        except InsulaError as fault:
-            await self._failed(record, "RunContainerError", fault)
-        for instance in outdated:
-            await self.services.engine.remove(instance.id, force=True)
-
-    async def _failed(self, record: ContainerRecord, reason: str, fault: InsulaError) -> None:
-        record.troubled(Trouble(reason, fault.message, clock.rfc3339(clock.now())))
-        await self.services.record(self.pod, "Failed", f"Error: {fault.message}", "Warning")
-
-    async def _config(self, container: Resource, attempt: int) -> InstanceConfig:
-        if self._mounts is None:
-            await self._prepare_volumes()
-        facts = facts_of(self.services, self._sandbox_address or "")
-        env = environment(container, self.pod, references_of(self.services, self.pod), facts, self.services.service_env)
-        assert self._mounts is not None
-        return instance_of(self.pod, container, attempt=attempt, env=env, mounts=self._mounts)
-
-    async def _stop(self, action: Action) -> None:
-        record = self._records[action.container]
-        if record.current is None:
-            return
-        record.stop_probes()
-        container = next((c for c in all_containers(self.pod) if c["name"] == action.container), {})
-        await self.services.record(self.pod, "Killing", f"Stopping container {action.container}")
-        left_s = await podhooks.before_stop(
-            self.services, container, record, self._sandbox_address or "", action.grace_s
-        )
-        try:
-            await self.services.engine.stop(record.current.id, timeout_s=left_s)
-        except NotFound:
-            record.lost()
-
-    async def _release(self) -> None:
-        """The pod is over: its network goes, its containers stay for their logs."""
-        if self._busy:
-            return
-        await self.services.engine.remove_sandbox(sandbox_id(self.pod))
-        self._sandbox_address = None
-
-    async def _clean(self) -> None:
-        if self._busy:
-            return
-        for record in self._records.values():
-            for instance in record.all():
-                try:
-                    await self.services.engine.remove(instance.id, force=True)
-                except NotFound:
-                    continue
-        self._records.clear()
-        await self.services.engine.remove_sandbox(sandbox_id(self.pod))
-        self._sandbox_address = None
-        await podvolumes.remove(self.services.pod_folder(self.uid))
-
-    async def _forget(self) -> bool:
-        """Let the API forget the pod. Says whether everything of it is gone."""
-        if self._busy or self._records:
-            return False
-        if self._gone:
-            return True
-        meta = self.pod["metadata"]
-        try:
-            await self.services.client.delete(PODS, meta["name"], meta["namespace"], grace_s=0, uid=self.uid)
-        except (NotFound, Conflict):
-            return True
-        except InsulaError as fault:
-            log.warning("pod could not be finalised: %s", fault, extra={"pod": meta["name"]})
-            return False
-        return not self.pod["metadata"].get("finalizers")
-
-    def _follow_probes(self, record: ContainerRecord) -> None:
-        container = next((c for c in all_containers(self.pod) if c["name"] == record.name), None)
-        if container is None or not record.running or record.name in self._busy:
-            return
-        record.probe(self.services, self._tasks, container, self._sandbox_address or "", self._told)
+    def _probe(self, record: ContainerRecord) -> None:
+        container = container_named(self.pod, record.name)
+        if container and record.running and record.name not in self._busy:
+            record.probe(self._services.engine, self._tasks, container, self._hands.address or "", self._told)
 
     def _told(self, record: ContainerRecord, message: str) -> None:
         if message:
-            self._tasks.spawn(self.services.record(self.pod, "Unhealthy", message, "Warning"), "unhealthy")
+            self._services.record(self.pod, "Unhealthy", message, "Warning")
         self._wake.set()
+
+
+def _revision(pod: Resource) -> int:
+    text = str(pod["metadata"].get("resourceVersion", ""))
+    return int(text) if text.isdigit() else 0

@@ -15,7 +15,7 @@ import aiohttp
 from msgspec import Struct
 
 from insula.engine.contract import Engine, Instance
-from insula.errors import InsulaError
+from insula.errors import InsulaError, Unsupported
 from insula.model.instance import Process
 from insula.model.resource import Resource
 
@@ -68,7 +68,7 @@ async def _limited(attempt: Prober, probe: Resource, target: Target) -> str | No
             return await attempt(probe, target)
     except TimeoutError:
         return f"probe timed out after {probe.get('timeoutSeconds', 1)} s"
-    except (OSError, InsulaError, aiohttp.ClientError) as fault:
+    except (OSError, InsulaError, aiohttp.ClientError, ValueError) as fault:
         return str(fault) or type(fault).__name__
 
 
@@ -86,9 +86,10 @@ class NodeProber:
             return await _http(action, target)
         if action := probe.get("tcpSocket"):
             return await _tcp(action.get("host") or target.address, port_of(action["port"], target.container))
-        return "only exec, httpGet and tcpSocket probes are supported"
+        raise Unsupported("only exec, httpGet and tcpSocket probes are supported")
 
     async def _exec(self, command: tuple[str, ...], target: Target) -> str | None:
+        """Run a command inside. One that is given up is killed, or a hanging probe would leave a process each time."""
         made = await self._engine.exec_create(target.instance.id, Process(args=command))
         streams = await self._engine.exec_start(made.id)
         output = bytearray()
@@ -96,6 +97,10 @@ class NodeProber:
             async for _, data in streams.read():
                 output += data[: 1024 - len(output)]
             code = await self._engine.exec_wait(made.id)
+        except BaseException:
+            with contextlib.suppress(InsulaError):
+                await self._engine.exec_kill(made.id)
+            raise
         finally:
             await streams.close()
         return None if code == 0 else f"command exited with {code}: {output.decode(errors='replace').strip()}"

@@ -25,9 +25,8 @@ from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Handler
 
 from insula.agent import channels, lookup, podlogs
-from insula.agent.podspec import sandbox_id
 from insula.agent.portforward import Dial, Session
-from insula.agent.services import PODS, Services
+from insula.agent.services import Services
 from insula.agent.takeover import Claims
 from insula.drivers.driver import Capability
 from insula.errors import Conflict, InsulaError, Invalid, NotFound, Unsupported
@@ -93,7 +92,7 @@ class Server:
                 web.get("/machine/{namespace}/{name}/portforward/{port}/{protocol}", self._machine_port),
             ]
         )
-        self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
 
     async def start(self, path: Path) -> None:
         """Listen. A stale socket is replaced; the file is for this user alone."""
@@ -191,20 +190,15 @@ class Server:
         return socket_
 
     async def _dialer(self, namespace: str, pod: str) -> Dial:
-        obj = self._services.caches.get(PODS, pod, namespace)
-        if obj is None:
-            raise NotFound(f'pods "{pod}" not found', kind="pods", name=pod)
-        address = (obj.get("status") or {}).get("podIP", "")
-        try:
-            netns = (await self._services.engine.get_sandbox(sandbox_id(obj))).netns
-        except NotFound:
-            netns = ""
+        """How to reach a pod's ports: inside of its network namespace; for a mirrored container by its address. Raises NotFound,
+        Conflict for a pod without a network of its own now."""
+        netns, address = await lookup.network(self._services, namespace, pod)
 
         async def dial(port: int) -> socket.socket:
             try:
                 if netns:
                     return await connect_in_netns(netns, "localhost", port)
-                return await _connect(address or "127.0.0.1", port)
+                return await _connect(address, port)
             except InsulaError as fault:
                 raise OSError(fault.message) from fault
 

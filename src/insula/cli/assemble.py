@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from aiohttp.web import Application
 from msgspec import Struct
@@ -68,9 +69,11 @@ async def assembled(paths: Paths, settings: Settings) -> AsyncIterator[Running]:
         engine = await _engine(paths, settings, undo)
         await _docker_door(paths, settings, engine, undo)
         verbs, registry = await _store(paths, undo)
-        pki = await in_thread(Pki, paths.pki)
-        url = await _kube_door(paths, settings, verbs, registry, pki, undo)
-        await _loops(paths, settings, engine, verbs, pki, undo)
+        gateway = (await engine.networks.get("default")).gateway  # where pods reach the API server
+        pki = await in_thread(Pki, paths.pki, (gateway,))
+        url, port = await _kube_door(paths, settings, verbs, registry, pki, gateway, undo)
+        services = partial(_services, paths, settings, engine, gateway, port)
+        await _loops(paths, services, verbs, pki, undo)
         yield Running(api=url, docker=str(paths.docker_socket), node=node_name(settings))
 
 
@@ -102,8 +105,8 @@ async def _store(paths: Paths, undo: AsyncExitStack) -> tuple[Verbs, Registry]:
 
 
 async def _kube_door(
-    paths: Paths, settings: Settings, verbs: Verbs, registry: Registry, pki: Pki, undo: AsyncExitStack
-) -> str:
+    paths: Paths, settings: Settings, verbs: Verbs, registry: Registry, pki: Pki, gateway: str, undo: AsyncExitStack
+) -> tuple[str, int]:
     endpoint = f"unix:{paths.agent_socket}"
     app = make_kube_app(
         verbs,
@@ -113,25 +116,26 @@ async def _kube_door(
         version=__version__,
         extensions={"/apis/subresources.kubevirt.io": kubevirt_extension(verbs, lambda _: endpoint)},
     )
-    served = await _listen(paths, settings, app, pki)
+    served = await _listen(paths, settings, app, pki, gateway)
     undo.push_async_callback(served.close)
     await in_thread(ports.remember, paths.port, served.port)
     host = "127.0.0.1" if settings.api_address in ("0.0.0.0", "127.0.0.1") else settings.api_address  # noqa: S104
     url = f"https://{host}:{served.port}"
     await in_thread(_write_kubeconfig, paths, pki, url)
-    return url
+    return url, served.port
 
 
-async def _listen(paths: Paths, settings: Settings, app: Application, pki: Pki) -> Served:
-    """Open the door where the settings say; where any port will do, the one of the last time if it is free, so that a
-    kubeconfig that somebody copied stays good. Raises Unavailable naming who has the port."""
+async def _listen(paths: Paths, settings: Settings, app: Application, pki: Pki, gateway: str) -> Served:
+    """Open the door where the settings say, and to pods at their gateway; where any port will do, the one of the last time if it
+    is free, so that a kubeconfig that somebody copied stays good. Raises Unavailable naming who has the port."""
     address, context = settings.api_address, pki.server_context()
+    also = () if address in ("0.0.0.0", gateway) else (gateway,)  # noqa: S104 - compared, not bound
     port = api_port(settings, paths.root)
     if port == 0 and (last := ports.remembered(paths.port)):
         with contextlib.suppress(OSError):
-            return await serve_tls(app, address, last, context)
+            return await serve_tls(app, address, last, context, also=also)
     try:
-        return await serve_tls(app, address, port, context)
+        return await serve_tls(app, address, port, context, also=also)
     except OSError as fault:
         other = await in_thread(ports.holder, address, port)
         raise Unavailable(
@@ -149,13 +153,17 @@ def _write_kubeconfig(paths: Paths, pki: Pki, url: str) -> None:
 
 
 async def _loops(
-    paths: Paths, settings: Settings, engine: NodeEngine, verbs: Verbs, pki: Pki, undo: AsyncExitStack
+    paths: Paths,
+    services: Callable[[LocalClient, SharedCaches], Services],
+    verbs: Verbs,
+    pki: Pki,
+    undo: AsyncExitStack,
 ) -> None:
     tasks = await undo.enter_async_context(Tasks("insula"))
     client = LocalClient(verbs)
     await first_objects(client)
     caches = SharedCaches(client, tasks)
-    agent = Agent(await _services(paths, settings, engine, client, caches), paths.agent_socket)
+    agent = Agent(services(client, caches), paths.agent_socket)
 
     async def types() -> Sequence[TypeInfo]:
         return types_of(verbs.registry)
@@ -169,19 +177,41 @@ async def _loops(
         await part.start()
 
 
-async def _services(
-    paths: Paths, settings: Settings, engine: NodeEngine, client: LocalClient, caches: SharedCaches
+def _services(
+    paths: Paths,
+    settings: Settings,
+    engine: NodeEngine,
+    gateway: str,
+    port: int,
+    client: LocalClient,
+    caches: SharedCaches,
 ) -> Services:
-    default = await engine.networks.get("default")
     return Services(
         node=node_name(settings),
-        address=default.gateway,
+        address=gateway,
         client=client,
         caches=caches,
         engine=engine,
         folder=paths.data / "agent",
         facts=PodFacts(node_cpu=cpu_count(), node_memory=memory_bytes()),
+        service_env=service_env(gateway, port),
     )
+
+
+def service_env(host: str, port: int) -> dict[str, str]:
+    """How programs in pods find the API server: the variables that client libraries read, and those of Docker links that
+    Kubernetes sets beside them."""
+    url, link = f"tcp://{host}:{port}", f"KUBERNETES_PORT_{port}_TCP"
+    return {
+        "KUBERNETES_SERVICE_HOST": host,
+        "KUBERNETES_SERVICE_PORT": str(port),
+        "KUBERNETES_SERVICE_PORT_HTTPS": str(port),
+        "KUBERNETES_PORT": url,
+        link: url,
+        f"{link}_PROTO": "tcp",
+        f"{link}_PORT": str(port),
+        f"{link}_ADDR": host,
+    }
 
 
 def types_of(registry: Registry) -> list[TypeInfo]:

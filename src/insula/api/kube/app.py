@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from insula.api.kube.discovery import Discovery
 from insula.api.kube.errors import status_of
 from insula.api.kube.escalation import EscalationCheck
 from insula.api.kube.feed import Feed
+from insula.api.kube.identity import RequestorIdentity
 from insula.api.kube.impersonation import impersonated
 from insula.api.kube.openapi import OpenApi
 from insula.api.kube.rbac import Question, refuse
@@ -31,7 +33,7 @@ from insula.api.kube.request import Asked, read
 from insula.api.kube.resources import HANDLERS
 from insula.api.kube.reviews import Reviews
 from insula.api.kube.streams import STREAMS, stream
-from insula.errors import HostFault, InsulaError, NotFound, TooManyRequests, Unsupported
+from insula.errors import DeadlineExceeded, HostFault, InsulaError, NotFound, TooManyRequests, Unsupported
 from insula.kinds import validation
 from insula.kinds.registry import Registry
 from insula.model.resource import Resource
@@ -43,6 +45,10 @@ log = logging.getLogger(__name__)
 DOOR: web.AppKey[Door] = web.AppKey("kube-door", Door)
 MAX_IN_FLIGHT = 400  # reads and writes at once, as kube-apiserver's limit for reads; watches and streams not counted
 TLS_SHUTDOWN_S = 1.0
+REQUEST_TIMEOUT_S = 60.0
+_TOO_SLOW = "Timeout: request did not complete within the allotted timeout"
+_HEAD_LIMIT = 64 * 1024  # of the request line (exec carries its command there) and of each header
+IP_FREEBIND = 15  # ip(7); the standard library does not name it
 _LONG = frozenset({"watch"})
 _WARM = (("v1", "Pod"), ("apps/v1", "Deployment"), ("v1", "Service"))  # the first of these should not wait
 
@@ -71,7 +77,7 @@ def make_app(
     door = Door(verbs, registry, authority, judge, agents, version, time.monotonic())
     authority.lookup = lambda ref, namespace, name: verbs.get(ref, name, namespace)
     Reviews(authority, judge).register(verbs)
-    verbs.admission = (*verbs.admission, EscalationCheck(judge))
+    verbs.admission = (*verbs.admission, RequestorIdentity(), EscalationCheck(judge))
     app = web.Application()
     app[DOOR] = door
     app.router.add_route("*", r"/{tail:[\s\S]*}", _Entrance(door, extensions or {}).handle)
@@ -116,11 +122,14 @@ class _Entrance:
                 raise TooManyRequests("too many requests, please try again later", retry_after_s=1)
             self._under_way += 1
             try:
-                return await self._answer(request, asked, user)
+                async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                    return await self._answer(request, asked, user)
             finally:
                 self._under_way -= 1
         except InsulaError as fault:
             return await _refusal(request, asked, fault)
+        except TimeoutError:
+            return await _refusal(request, asked, DeadlineExceeded(_TOO_SLOW, retry_after_s=1))
         except (web.HTTPException, ConnectionError, asyncio.CancelledError):
             raise
         except Exception:
@@ -199,14 +208,15 @@ async def _refusal(request: web.Request, asked: Asked, fault: InsulaError) -> we
 class Served:
     """A listening server. `port` is the real one where 0 was asked for."""
 
-    def __init__(self, runner: web.AppRunner, server: asyncio.Server) -> None:
+    def __init__(self, runner: web.AppRunner, servers: Sequence[asyncio.Server]) -> None:
         self._runner = runner
-        self._server = server
-        self.port: int = server.sockets[0].getsockname()[1]
+        self._servers = servers
+        self.port: int = servers[0].sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Stop listening, end watches and streams, let writes finish. No connection outlives this."""
-        self._server.close()
+        for server in self._servers:
+            server.close()
         entrance = self._runner.server
         transports = [] if entrance is None else [each.transport for each in entrance.connections]
         await self._runner.cleanup()
@@ -223,19 +233,51 @@ class Served:
 
 
 async def serve_tls(
-    app: web.Application, host: str, port: int, context: ssl.SSLContext | None, **runner_options: Any
+    app: web.Application,
+    host: str,
+    port: int,
+    context: ssl.SSLContext | None,
+    *,
+    also: Sequence[str] = (),
+    **runner_options: Any,
 ) -> Served:
-    """Listen. Raises OSError where the address is taken. Without a context plain HTTP is served (tests, trusted sockets)."""
-    options = {"access_log": None, "handler_cancellation": True, "shutdown_timeout": 2.0, "keepalive_timeout": 300.0}
+    """Listen, on the same port also at further addresses, which need not exist yet. Raises OSError where an address is taken.
+    Without a context plain HTTP is served (tests, trusted sockets)."""
+    options: dict[str, Any] = {
+        "access_log": None,
+        "handler_cancellation": True,
+        "shutdown_timeout": 2.0,
+        "keepalive_timeout": 300.0,
+        "max_line_size": _HEAD_LIMIT,
+        "max_field_size": _HEAD_LIMIT,
+    }
     runner = web.AppRunner(app, **{**options, **runner_options})
     await runner.setup()
     assert runner.server is not None
     tls: dict[str, Any] = {} if context is None else {"ssl": context, "ssl_shutdown_timeout": TLS_SHUTDOWN_S}
+    loop, servers = asyncio.get_running_loop(), []
     try:
-        server = await asyncio.get_running_loop().create_server(
-            runner.server, host, port, backlog=1024, reuse_address=True, **tls
-        )
+        servers.append(await loop.create_server(runner.server, host, port, backlog=1024, reuse_address=True, **tls))
+        port = servers[0].sockets[0].getsockname()[1]
+        for address in also:
+            listener = _bound(address, port)
+            servers.append(await loop.create_server(runner.server, sock=listener, backlog=1024, **tls))
     except BaseException:
+        for server in servers:
+            server.close()
         await runner.cleanup()
         raise
-    return Served(runner, server)
+    return Served(runner, servers)
+
+
+def _bound(address: str, port: int) -> socket.socket:
+    """A listening place at an address that this machine may be given later, such as a bridge's (IP_FREEBIND, ip(7))."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+        listener.bind((address, port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener
