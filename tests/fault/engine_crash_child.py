@@ -30,6 +30,8 @@ async def life(engine: NodeEngine) -> None:
     say("created")
     await engine.start("web")
     say("started")
+    async for _ in engine.logs("web", follow=True):  # now it heeds the signal
+        break
     await engine.stop("web", timeout_s=5)
     say("stopped")
     await engine.remove("web", volumes=True)
