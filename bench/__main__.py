@@ -62,8 +62,8 @@ def measure(benchmark: Benchmark, context: Context) -> report.Result:
     try:
         rows, fault = benchmark.run(context), ""
     except (CommandError, OSError, RuntimeError, ValueError) as found:
-        rows, fault = [], f"{type(found).__name__}: {found}"
-        console.print(f"[red]{fault}[/red]", highlight=False)
+        console.print(f"{type(found).__name__}: {found}", style="red", highlight=False, markup=False)
+        rows, fault = [], f"{type(found).__name__}: {str(found).strip().splitlines()[-1][:200]}"
     return report.Result(
         benchmark.name, benchmark.about, round(load, 2), round(time.monotonic() - began, 1), rows, fault
     )

@@ -33,7 +33,7 @@ def run(name: str, settings: msgspec.Struct, kind: type[T]) -> tuple[T, float]:
         argv, input=msgspec.json.encode(settings), capture_output=True, cwd=where, timeout=DEADLINE_S, check=False
     )
     if done.returncode:
-        raise CommandError(f"the load {name} failed: {done.stderr.decode(errors='replace')[-2000:]}")
+        raise CommandError(f"the load {name} failed: {done.stderr.decode(errors='replace')[-2000:].strip()}")
     answer = msgspec.json.decode(done.stdout, type=Answer)
     return msgspec.convert(answer.result, kind), answer.generator_cpu
 

@@ -15,13 +15,15 @@ from bench.insula import IMAGE, Insula
 
 MIB = 2**20
 HELPERS = ("conmon", "containerd-shim-runc-v2", "docker-proxy")
+QEMU = "qemu-system-x86_64"
 MACHINES = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances"
 
 
 def _pss(daemon: Insula | Dockerd) -> int:
-    """Of the daemon, its children and its helpers that have left its tree."""
+    """Of the daemon, its children and its helpers that have left its tree, without the machines' QEMU."""
     pids = {*processes.tree(daemon.pid), *processes.helpers(daemon.mark(), names=HELPERS)}
-    return processes.cost(pids).pss_bytes
+    machines = processes.helpers(daemon.mark(), names=(QEMU,))
+    return processes.cost(pids.difference(machines)).pss_bytes
 
 
 def _per_container(daemon: Insula | Dockerd, count: int) -> float:
@@ -51,7 +53,9 @@ def machine(name: str) -> dict[str, object]:
                 },
             },
             "networks": [{"name": "default", "pod": {}}],
-            "volumes": [{"name": "root", "containerDisk": {"image": "insula/linux:latest"}}],
+            "volumes": [
+                {"name": "root", "containerDisk": {"image": "insula/linux:latest", "imagePullPolicy": "IfNotPresent"}}
+            ],
         },
     }
 
