@@ -16,7 +16,8 @@ _API = f"{GROUP}/v1"
 _READ = ("get", "list", "watch")
 _WRITE = ("create", "delete", "deletecollection", "patch", "update")
 _LABELS = {"kubernetes.io/bootstrapping": "rbac-defaults"}
-_AUTO = {"rbac.authorization.kubernetes.io/autoupdate": "true"}
+AUTO_UPDATE = "rbac.authorization.kubernetes.io/autoupdate"
+_AUTO = {AUTO_UPDATE: "true"}
 
 
 def rule(verbs: Iterable[str], groups: Iterable[str], resources: Iterable[str], names: Iterable[str] = ()) -> Resource:
@@ -269,3 +270,30 @@ def cluster_role_bindings() -> list[Resource]:
         _binding("system:public-info-viewer", [known, unknown]),
         _binding("system:service-account-issuer-discovery", [("Group", "system:serviceaccounts")]),
     ]
+
+
+def api_service(group: str, version: str, group_at: int, version_at: int) -> Resource:
+    """The APIService of a group version that this server serves itself; earlier ones come first in discovery."""
+    spec: dict[str, Any] = {
+        "version": version,
+        "groupPriorityMinimum": 18000 - 50 * group_at,
+        "versionPriority": max(1, 15 - version_at),
+    }
+    if group:
+        spec["group"] = group
+    available = {
+        "type": "Available",
+        "status": "True",
+        "reason": "Local",
+        "message": "Local APIServices are always available",
+    }
+    return {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {
+            "name": f"{version}.{group}",
+            "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"},
+        },
+        "spec": spec,
+        "status": {"conditions": [available]},
+    }

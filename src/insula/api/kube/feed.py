@@ -18,6 +18,7 @@ from insula.verbs.verbs import Verbs
 log = logging.getLogger(__name__)
 _REFS = tuple(Ref(GROUP, "v1", plural) for plural in ("roles", "clusterroles", "rolebindings", "clusterrolebindings"))
 _NAMESPACES = Ref("", "v1", "namespaces")
+_SERVICES = Ref("apiregistration.k8s.io", "v1", "apiservices")
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 _MANAGER = Request(field_manager="insula", user_agent="insula")
 
@@ -71,31 +72,39 @@ class Feed:
 
 
 async def make_defaults(verbs: Verbs) -> None:
-    """The namespaces and roles that clients rely on. Can be repeated; what users added is kept."""
-    for name in NAMESPACES:
-        with suppress(AlreadyExists):
-            namespace: Resource = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-            await verbs.create(_MANAGER, _NAMESPACES, namespace)
-    for role in bootstrap.cluster_roles():
-        await _reconcile(verbs, _REFS[1], role)
-    for binding in bootstrap.cluster_role_bindings():
-        await _reconcile(verbs, _REFS[3], binding)
+    """The namespaces, roles and API services that clients rely on. Can be repeated; what users added is kept."""
+    groups = verbs.registry.groups().items()
+    services = [
+        bootstrap.api_service(group, version, at, place)
+        for at, (group, versions) in enumerate(groups)
+        for place, version in enumerate(versions)
+    ]
+    wanted = [
+        *((_NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}) for name in NAMESPACES),
+        *((_REFS[1], role) for role in bootstrap.cluster_roles()),
+        *((_REFS[3], binding) for binding in bootstrap.cluster_role_bindings()),
+        *((_SERVICES, service) for service in services),
+    ]
+    await asyncio.gather(*(_reconcile(verbs, ref, obj) for ref, obj in wanted))
 
 
 async def _reconcile(verbs: Verbs, ref: Ref, wanted: Resource) -> None:
+    """Make an object where it is absent; give a role or binding that is kept up to date what it lacks."""
     name = wanted["metadata"]["name"]
     await asyncio.sleep(0)
     try:
         present = await verbs.get(ref, name)
     except NotFound:
+        status = wanted.get("status")
         with suppress(AlreadyExists):
-            await verbs.create(_MANAGER, ref, wanted)
+            made = (await verbs.create(_MANAGER, ref, wanted)).object
+            if status:
+                await verbs.update(_MANAGER, ref, name, {**made, "status": status}, sub="status")
         return
-    if present["metadata"].get("annotations", {}).get("rbac.authorization.kubernetes.io/autoupdate") != "true":
+    if present["metadata"].get("annotations", {}).get(bootstrap.AUTO_UPDATE) != "true" or "aggregationRule" in wanted:
         return
     field = "rules" if "rules" in wanted else "subjects"
     have = present.get(field) or []
-    lost = [each for each in wanted[field] if each not in have]
-    if lost and "aggregationRule" not in wanted:
+    if lost := [each for each in wanted[field] if each not in have]:
         present[field] = [*have, *lost]
         await verbs.update(_MANAGER, ref, name, present)
