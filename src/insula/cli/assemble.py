@@ -66,12 +66,15 @@ class Running(Struct, frozen=True):
 async def assembled(paths: Paths, settings: Settings) -> AsyncIterator[Running]:
     """Everything in one process, for the length of the block. Raises Unavailable for an occupied port or socket."""
     async with AsyncExitStack() as undo:
+        ahead = await undo.enter_async_context(Tasks("start"))  # what takes long and is needed only further down
+        kinds = ahead.spawn(in_thread(Registry.builtin), "kinds")
         engine = await _engine(paths, settings, undo)
+        ahead.spawn(engine.probe(), "probe")
         await _docker_door(paths, settings, engine, undo)
-        verbs, registry = await _store(paths, undo)
+        verbs = await _store(paths, await kinds, undo)
         gateway = (await engine.networks.get("default")).gateway  # where pods reach the API server
         pki = await in_thread(Pki, paths.pki, (gateway,))
-        url, port = await _kube_door(paths, settings, verbs, registry, pki, gateway, undo)
+        url, port = await _kube_door(paths, settings, verbs, pki, gateway, undo)
         services = partial(_services, paths, settings, engine, gateway, port)
         await _loops(paths, services, verbs, pki, undo)
         yield Running(api=url, docker=str(paths.docker_socket), node=node_name(settings))
@@ -97,20 +100,19 @@ async def _docker_door(paths: Paths, settings: Settings, engine: NodeEngine, und
     undo.push_async_callback(served.close)
 
 
-async def _store(paths: Paths, undo: AsyncExitStack) -> tuple[Verbs, Registry]:
+async def _store(paths: Paths, registry: Registry, undo: AsyncExitStack) -> Verbs:
     store = await SqliteStore.open(paths.state)
     undo.push_async_callback(store.close)
-    registry = await in_thread(Registry.builtin)
-    return Verbs(store, registry, admission=admission.load()), registry
+    return Verbs(store, registry, admission=admission.load())
 
 
 async def _kube_door(
-    paths: Paths, settings: Settings, verbs: Verbs, registry: Registry, pki: Pki, gateway: str, undo: AsyncExitStack
+    paths: Paths, settings: Settings, verbs: Verbs, pki: Pki, gateway: str, undo: AsyncExitStack
 ) -> tuple[str, int]:
     endpoint = f"unix:{paths.agent_socket}"
     app = make_kube_app(
         verbs,
-        registry,
+        verbs.registry,
         Authority(pki),
         agents=lambda node: endpoint if node == node_name(settings) else None,
         version=__version__,

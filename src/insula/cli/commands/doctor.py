@@ -73,7 +73,11 @@ def lines(findings: Sequence[Finding], *, color: bool = False) -> list[str]:
         state = f"{finding.state:<7}"
         shown = click.style(state, fg=_COLORS[finding.state]) if color else state
         found.append(f"{shown}  {finding.area:<{areas}}  {finding.name:<{names}}  {finding.found}")
-        why = "; ".join(part for part in (finding.lost and f"lost: {finding.lost}", finding.advice) if part)
+        why = "; ".join(
+            part
+            for part in (finding.lost and f"lost: {finding.lost}", finding.advice and f"to do: {finding.advice}")
+            if part
+        )
         if why and finding.state != "ok":
             found.append(" " * (areas + names + 13) + f"→ {why}")
     return found

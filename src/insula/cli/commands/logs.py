@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
-from pathlib import Path
-from typing import BinaryIO
 
 import click
 
+from insula.cli import daemon
 from insula.cli.main import current, root_option
 from insula.cli.paths import Paths
 from insula.errors import NotFound
-
-_BLOCK = 64 * 1024
 
 
 @click.command("logs")
@@ -30,52 +25,20 @@ def COMMAND(ctx: click.Context, follow: bool, tail: int) -> None:  # noqa: N802
     \b
     insula logs -f
     """
-    paths = current(ctx)
-    if _in_journal(paths):
-        argv = ["journalctl", "--no-pager", "--output", "cat", "-u", paths.unit.name, "-n", str(tail)]
-        os.execvp(argv[0], [*argv, "-f"] if follow else argv)  # noqa: S606
+    argv = command(current(ctx), _in_journal(current(ctx)), follow, tail)
+    os.execvp(argv[0], argv)  # noqa: S606 - it becomes the program, as a shell's exec does
+
+
+def command(paths: Paths, journal: bool, follow: bool, lines: int) -> list[str]:
+    """The program that shows it: journalctl(1), or tail(1), which follows by inotify. Raises NotFound."""
+    if journal:
+        argv = ["journalctl", "--no-pager", "--output", "short-iso", "-u", paths.unit.name, "-n", str(lines)]
+        return [*argv, "-f"] if follow else argv
     if not paths.log.exists():
         raise NotFound(f"there is no log at {paths.log}", hint="a daemon in the foreground logs to its terminal")
-    with paths.log.open("rb") as file:
-        sys.stdout.buffer.write(last_lines(file, tail))
-        sys.stdout.buffer.flush()
-        if follow:
-            try:
-                asyncio.run(_follow(file, paths.log.parent))
-            except KeyboardInterrupt:
-                return
+    return ["tail", "-n", str(lines), *(["-F"] if follow else []), str(paths.log)]
 
 
 def _in_journal(paths: Paths) -> bool:
-    from insula.cli import daemon
-
     running = daemon.serving(paths)
     return bool(running.unit) if running else paths.unit.exists() and not paths.log.exists()
-
-
-def last_lines(file: BinaryIO, count: int) -> bytes:
-    """The last lines of a file, read from its end; the file is left at its end."""
-    position = file.seek(0, os.SEEK_END)
-    found = b""
-    while position and found.count(b"\n") <= count:
-        step = min(_BLOCK, position)
-        position -= step
-        file.seek(position)
-        found = file.read(step) + found
-    file.seek(0, os.SEEK_END)
-    lines = found.splitlines(keepends=True)
-    return b"".join(lines[len(lines) - count :]) if count < len(lines) else found
-
-
-async def _follow(file: BinaryIO, folder: Path) -> None:
-    from insula.engine.watchfile import FolderWatch
-
-    with FolderWatch(folder) as watch:
-        while True:
-            if data := file.read():
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
-            elif os.fstat(file.fileno()).st_size < file.tell():
-                file.seek(0)  # it was emptied
-            else:
-                await watch.changed()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from insula.cli.doctor.finding import Finding, State, Subject
+from insula.cli.doctor.finding import UNTRIED, Finding, State, Subject
 from insula.errors import InsulaError
 from insula.host import mounts, netlink
 from insula.host.netlink import Rtnl

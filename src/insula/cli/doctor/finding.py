@@ -11,6 +11,8 @@ from insula.cli.daemon import Serving
 from insula.cli.paths import Paths
 from insula.cli.settings import Settings
 
+UNTRIED = "only root can try it"
+
 
 class State(StrEnum):
     """How it stands."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from insula import drivers
-from insula.cli.doctor.finding import Finding, State, Subject
+from insula.cli.doctor.finding import UNTRIED, Finding, State, Subject
 from insula.drivers.driver import Driver, Probe
 from insula.errors import InsulaError
 from insula.networks import probe as networks
@@ -28,7 +28,7 @@ async def findings(subject: Subject) -> list[Finding]:
 
 
 def _untried(area: str, name: str) -> Finding:
-    return Finding(area=area, name=name, state=State.UNKNOWN, found="not tried", advice="ask again as root")
+    return Finding(area=area, name=name, state=State.UNKNOWN, found=UNTRIED)
 
 
 async def _levels() -> list[Finding]:

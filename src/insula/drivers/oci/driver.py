@@ -54,6 +54,7 @@ class OciDriver:
         self.parent = cgroup_parent.strip("/")
         self._forced = runtime
         self._chosen: Runtime | None = None
+        self._found: Probe | None = None
         self._choosing = asyncio.Lock()
         self._layout: Layout | None = None
         self._facts: HostFacts | None = None
@@ -63,9 +64,12 @@ class OciDriver:
     # --- this host
 
     async def probe(self) -> Probe:
-        """Run a real container with crun, then with runc; the first that works is used from now on."""
+        """Run a real container with crun, then with runc; the first that works is used from now on, and the answer with it.
+        What did not work is tried again when it is asked again: a package may have been installed."""
         async with self._choosing:
-            return await self._try_runtimes()
+            if self._found is None or not self._found.available:
+                self._found = await self._try_runtimes()
+            return self._found
 
     async def _try_runtimes(self) -> Probe:
         found, chosen = await probing.probe(self._runtime_dir, self._forced, type(self))
@@ -85,8 +89,7 @@ class OciDriver:
 
     async def _runtime(self) -> Runtime:
         if self._chosen is None:
-            async with self._choosing:
-                notes = () if self._chosen else (await self._try_runtimes()).notes
+            notes = (await self.probe()).notes
             if self._chosen is None:
                 raise Unavailable("No OCI runtime works on this host.", hint="; ".join(notes))
         return self._chosen
