@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 import msgspec
@@ -13,7 +14,7 @@ from insula import clock
 from insula.drivers.driver import Channel
 from insula.engine.contract import Engine, Event
 from insula.engine.node import NodeEngine
-from insula.errors import Conflict, HostFault, Invalid, NotFound
+from insula.errors import Conflict, HostFault, Invalid, NotFound, Unsupported
 from insula.images.build import FileEntry
 from insula.images.contract import Use
 from insula.model.instance import (
@@ -371,6 +372,34 @@ async def test_logs(engine: NodeEngine) -> None:
         followed = [line.data async for line in engine.logs(made.id, follow=True)]
     assert followed == [b"1\n", b"2\n", b"3\n", b"end"]
     assert [line.data async for line in engine.logs(made.id, tail=2)] == [b"3\n", b"end"]
+
+
+async def test_no_log_is_kept_when_none_is_wanted(engine: NodeEngine) -> None:
+    state, out, _ = await run(engine, config("echo", "x", name="mute", log_driver="none"))
+    assert (state.exit_code, out) == (0, b"x\n")  # who is attached gets it all the same
+    made = await engine.get("mute")
+    assert made.log_path == ""
+    with pytest.raises(Unsupported, match="configured logging driver does not support reading"):
+        engine.logs("mute")
+    assert "log" not in os.listdir(made.folder)
+
+
+async def test_a_log_stays_within_its_limit(engine: NodeEngine) -> None:
+    options = {"max-size": "64k", "max-file": "2"}
+    await engine.create(config("seq", "60000", name="chatty", log_options=options))
+    await engine.start("chatty")
+    assert (await engine.wait("chatty")).exit_code == 0
+    made = await engine.get("chatty")
+    assert os.stat(made.log_path).st_blocks * 512 <= 128_000
+    kept = [line.data async for line in engine.logs("chatty")]
+    assert kept == [f"{number}\n".encode() for number in range(60_001 - len(kept), 60_001)]
+    assert len(kept) * 60 > 60_000
+    await engine.start("chatty")  # goes on in the same file
+    await engine.wait("chatty")
+    assert [line.data async for line in engine.logs("chatty", tail=1)] == [b"60000\n"]
+    assert os.stat(made.log_path).st_blocks * 512 <= 128_000
+    with pytest.raises(Invalid, match="failed to initialize logging driver"):
+        await engine.create(config("true", log_options={"max-size": "big"}))
 
 
 async def test_events_tell_the_story(engine: NodeEngine) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from insula.engine.contract import LogLine
 from insula.engine.logs import Follower, RawParser, TimedParser, moment_ns, query_of
+from insula.engine.watchfile import Watches
 from insula.errors import Invalid
 
 T = "2026-01-02T03:04:{:02d}.000000001+00:00"
@@ -21,7 +22,11 @@ def line(second: int, text: str, *, stream: str = "stdout", tag: str = "F") -> b
 async def read(path: Path, *, timed: bool = True, ended: asyncio.Event | None = None, **query) -> list[LogLine]:
     done = ended or asyncio.Event()
     asked = query_of(**{"follow": False, "since": "", "until": "", "tail": None, **query})
-    return [each async for each in Follower(path, asked, timed=timed, ended=done).read()]
+    watches = Watches()
+    try:
+        return [each async for each in Follower(path, asked, watches, timed=timed, ended=done).read()]
+    finally:
+        watches.close()
 
 
 def texts(lines: list[LogLine]) -> list[bytes]:

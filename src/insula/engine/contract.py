@@ -52,7 +52,8 @@ class Instance(Struct, frozen=True, kw_only=True):
     endpoints: tuple[Endpoint, ...] = ()
     published: tuple[Published, ...] = ()
     mounts: tuple[ResolvedMount, ...] = ()
-    log_path: str = ""
+    folder: str = ""  # the files made for it: hosts, hostname, resolv.conf
+    log_path: str = ""  # empty when it keeps no log
     rootfs: str = ""
 
 
@@ -222,7 +223,7 @@ class Engine(Protocol):
         until: str = "",
         tail: int | None = None,
     ) -> AsyncIterator[LogLine]:
-        """Its output, oldest first; with `follow` until it ends."""
+        """Its output, oldest first; with `follow` until it ends. Raises Unsupported (at once) when it keeps no log."""
         ...
 
     def events(self, *, since_ns: int | None = None, until_ns: int | None = None) -> AsyncIterator[Event]:

@@ -109,7 +109,7 @@ async def _disks(work: Ending) -> None:
 
 
 async def _folder(work: Ending) -> None:
-    await in_thread(shutil.rmtree, work.parts.paths.instances / work.resident.id, ignore_errors=True)
+    await in_thread(shutil.rmtree, work.parts.folder(work.resident.id), ignore_errors=True)
 
 
 async def _forget(work: Ending) -> None:

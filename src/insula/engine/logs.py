@@ -19,9 +19,9 @@ from msgspec import Struct
 from insula.clock import parse_rfc3339
 from insula.drivers.driver import Channel
 from insula.engine.contract import LogLine
-from insula.engine.watchfile import FolderWatch
+from insula.engine.watchfile import FolderWatch, Watches
 from insula.errors import Invalid
-from insula.host import conmonlog
+from insula.host import conmonlog, holes
 from insula.tasks import in_thread
 
 _CHUNK = 256 * 1024
@@ -136,12 +136,14 @@ class RawParser:
 class Follower:
     """One reader of one log file. Its blocking reads run in threads."""
 
-    def __init__(self, path: Path, query: LogQuery, *, timed: bool, ended: asyncio.Event) -> None:
+    def __init__(self, path: Path, query: LogQuery, watches: Watches, *, timed: bool, ended: asyncio.Event) -> None:
         self._path = path
         self._query = query
+        self._watches = watches
         self._parser: _Parser = TimedParser() if timed else RawParser()
         self._timed = timed
         self._ended = ended
+        self._tail = query.tail
         self._file = -1
         self._position = 0
 
@@ -152,7 +154,7 @@ class Follower:
                 async for line in self._to_the_end():
                     yield line
                 return
-            with FolderWatch(self._path.parent) as watch:
+            with self._watches.folder(self._path.parent) as watch:
                 async for line in self._as_it_grows(watch):
                     yield line
         finally:
@@ -196,15 +198,37 @@ class Follower:
                 self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 return b""
-            if self._query.tail is not None and self._position == 0:
-                self._position = self._find_tail(self._query.tail)
+            self._position = self._line_from(0)
+            if self._tail is not None:
+                self._position = self._find_tail(self._tail, self._position)
+                self._tail = None  # of a file that takes the place of this one, all is wanted
         chunk = os.pread(self._file, _CHUNK, self._position)
-        if not chunk and self._was_replaced():
-            self._close()
-            self._position = 0
+        if not chunk:
+            return self._next_file() if self._was_replaced() else b""
+        if holes.data_from(self._file, self._position) != self._position:  # its head was taken away under us
+            self._parser = TimedParser() if self._timed else RawParser()
+            self._position = self._line_from(self._position)
             return self._next_chunk()
         self._position += len(chunk)
         return chunk
+
+    def _next_file(self) -> bytes:
+        self._close()
+        self._position = 0
+        return self._next_chunk()
+
+    def _line_from(self, offset: int) -> int:
+        """Where the first whole line begins in what is left of the log from `offset` on."""
+        begin = holes.data_from(self._file, offset)
+        if begin == offset:
+            return offset
+        torn = begin
+        while chunk := os.pread(self._file, _CHUNK, torn):
+            end = chunk.find(b"\n")
+            if end >= 0:
+                return torn + end + 1
+            torn += len(chunk)
+        return torn
 
     def _was_replaced(self) -> bool:
         """Whether the name now means another file, or this one was cut short: a rotation."""
@@ -215,17 +239,17 @@ class Follower:
             return False
         return (named.st_dev, named.st_ino) != (mine.st_dev, mine.st_ino) or named.st_size < self._position
 
-    def _find_tail(self, lines: int) -> int:
-        """Read backwards in growing windows until one holds more lines than wanted."""
+    def _find_tail(self, lines: int, first: int) -> int:
+        """Read backwards in growing windows, at most to the offset `first`, until one holds more lines than wanted."""
         size = os.fstat(self._file).st_size
         window = _TAIL_WINDOW
         while True:
-            begin = max(0, size - window)
-            content = os.pread(self._file, size - begin, begin)
-            skipped = 0 if begin == 0 else content.find(b"\n") + 1
+            begin = max(first, size - window)
+            content = os.pread(self._file, max(0, size - begin), begin)
+            skipped = 0 if begin == first else content.find(b"\n") + 1
             content = content[skipped:]
             # With more lines than wanted in the window, the first of them, perhaps a torn one, does not count.
-            if begin == 0 or self._parser.tail_offset(content, lines + 1) > 0:
+            if begin == first or self._parser.tail_offset(content, lines + 1) > 0:
                 return begin + skipped + self._parser.tail_offset(content, lines)
             window *= 4
 

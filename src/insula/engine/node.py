@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from insula.drivers import available
@@ -26,7 +27,7 @@ from insula.engine.preparing import prepare
 from insula.engine.records import Stage
 from insula.engine.resident import Resident
 from insula.engine.settings import EnginePaths, EngineSettings
-from insula.errors import Unavailable, gather
+from insula.errors import Unavailable, Unsupported, gather
 from insula.host.pidfd import boot_id
 from insula.images.contract import Image, Use
 from insula.images.store import NodeImages
@@ -95,6 +96,7 @@ class NodeEngine:
                 events=events,
                 tasks=tasks,
             )
+            undo.callback(parts.watches.close)
             return cls(parts, undo.pop_all(), closing)
         raise AssertionError("unreachable")
 
@@ -113,7 +115,8 @@ class NodeEngine:
             raise
 
     def _view(self, resident: Resident) -> Instance:
-        return resident.view(self._parts.log_path(resident.id))
+        parts = self._parts
+        return resident.view(folder=str(parts.folder(resident.id)), log_path=parts.log_path(resident.entry))
 
     # --- life cycle ---------------------------------------------------------------------------------------------
 
@@ -228,9 +231,11 @@ class NodeEngine:
         """See the contract."""
         resident = self._parts.find(id)
         query = query_of(follow=follow, since=since, until=until, tail=tail)
-        path = self._parts.paths.instances / resident.id / "log"
+        path = self._parts.log_path(resident.entry)
+        if not path:
+            raise Unsupported("configured logging driver does not support reading")
         timed = resident.driver.log_format == "conmon"
-        return Follower(path, query, timed=timed, ended=resident.silent).read()
+        return Follower(Path(path), query, self._parts.watches, timed=timed, ended=resident.silent).read()
 
     def events(self, *, since_ns: int | None = None, until_ns: int | None = None) -> AsyncIterator[Event]:
         """See the contract."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from insula.drivers.driver import Driver
 from insula.engine.contract import Event
@@ -16,6 +17,7 @@ from insula.engine.names import NameTable, find
 from insula.engine.records import Entry, SandboxEntry, Stage
 from insula.engine.resident import Resident
 from insula.engine.settings import EnginePaths, EngineSettings
+from insula.engine.watchfile import Watches
 from insula.errors import Invalid, NotFound
 from insula.images.contract import ImageStore
 from insula.networks.contract import Networks
@@ -41,6 +43,7 @@ class Parts:
     names: NameTable = field(default_factory=NameTable)
     residents: dict[str, Resident] = field(default_factory=dict)
     sandboxes: dict[str, SandboxEntry] = field(default_factory=dict)
+    watches: Watches = field(default_factory=Watches)
     executions: Executions = field(default_factory=Executions)
     halting: bool = False  # the node goes down: restart policies wait for the next start of Insula
     # More starts at once than the processors can take only make each of them slower.
@@ -64,12 +67,16 @@ class Parts:
     def directory(self, entry: Entry) -> str:
         """The driver's folder for an instance. A machine's outlives reboots: it holds what its firmware remembers."""
         if entry.config.machine is not None:
-            return str(self.paths.instances / entry.id / "machine")
+            return str(self.folder(entry.id) / "machine")
         return str(self.paths.bundles / entry.id)
 
-    def log_path(self, id: str) -> str:
-        """An instance's log."""
-        return str(self.paths.instances / id / "log")
+    def folder(self, id: str) -> Path:
+        """The files made for an instance: its log, hosts, hostname, resolv.conf."""
+        return self.paths.instances / id
+
+    def log_path(self, entry: Entry) -> str:
+        """An instance's log, empty when it keeps none."""
+        return "" if entry.config.log_driver == "none" else str(self.folder(entry.id) / "log")
 
     def say(self, resident: Resident, action: str, **attributes: str) -> None:
         """Publish what happened to an instance, with the attributes that the Docker Engine gives."""

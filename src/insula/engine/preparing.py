@@ -116,7 +116,7 @@ async def _record(work: Preparation) -> None:
 
 
 async def _folder(work: Preparation) -> None:
-    folder = work.parts.paths.instances / work.resident.id
+    folder = work.parts.folder(work.resident.id)
     work.undo.push(in_thread, shutil.rmtree, folder, ignore_errors=True)
     await in_thread(folder.mkdir, mode=0o710, parents=True, exist_ok=True)
 

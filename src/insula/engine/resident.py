@@ -138,7 +138,7 @@ class Resident:
         files = set(entry.machine_images.values())
         return own + [Use(image=image, instance=entry.id, running=live, files=True) for image in sorted(files)]
 
-    def view(self, log_path: str) -> Instance:
+    def view(self, *, folder: str, log_path: str) -> Instance:
         """All that is known of it, for clients."""
         entry = self.entry
         return Instance(
@@ -150,6 +150,7 @@ class Resident:
             endpoints=self.endpoints,
             published=self.published,
             mounts=entry.mounts,
+            folder=folder,
             log_path=log_path,
             rootfs=entry.rootfs,
         )

@@ -119,7 +119,7 @@ async def _files(work: Start) -> None:
     if not work.rootfs:
         return
     taken = {mount.config.target for mount in work.resident.entry.mounts}
-    folder = work.parts.paths.instances / work.resident.id
+    folder = work.parts.folder(work.resident.id)
     work.host_files = {target: str(folder / Path(target).name) for target in HOST_FILES if target not in taken}
     work.accounts = await in_thread(_write_files, work)
 
@@ -164,7 +164,7 @@ async def _spec(work: Start, directory: str) -> InstanceSpec:
     around = Surroundings(
         id=resident.id,
         directory=directory,
-        log_path=work.parts.log_path(resident.id),
+        log_path=work.parts.log_path(resident.entry),
         image=resident.image.config if resident.image else ImageConfig(),
         rootfs=work.rootfs,
         accounts=work.accounts,
@@ -202,7 +202,7 @@ async def _network(work: Start) -> None:
 def write_names(parts: Parts, resident: Resident, *, hostname: str, nameservers: list[str]) -> None:
     """/etc/hosts and /etc/resolv.conf with the addresses that are known now. Blocks."""
     config = resident.entry.config
-    folder = parts.paths.instances / resident.id
+    folder = parts.folder(resident.id)
     if config.machine is not None or not (folder / "hosts").exists():
         return
     of_host = config.network_mode == "host"

@@ -9,6 +9,7 @@ from datetime import datetime
 from insula import clock
 from insula.drivers.driver import Exit
 from insula.engine.ending import let_go, record_end, remove
+from insula.engine.logkeeping import kept
 from insula.engine.parts import Parts
 from insula.engine.records import Stage
 from insula.engine.resident import Resident
@@ -29,7 +30,9 @@ def watch(parts: Parts, resident: Resident) -> None:
 
 
 async def _watch(parts: Parts, resident: Resident) -> None:
-    await ended(parts, resident, await _exit_of(resident))
+    async with kept(parts, resident):
+        exit = await _exit_of(resident)
+    await ended(parts, resident, exit)
 
 
 async def _exit_of(resident: Resident) -> Exit:

@@ -260,7 +260,7 @@ class InstanceSpec(Struct, frozen=True, kw_only=True):
     id: str  # 64 hex digits
     name: str
     directory: str
-    log_path: str
+    log_path: str  # empty: no log is kept
     rootfs: str = ""
     hostname: str = ""
     domainname: str = ""

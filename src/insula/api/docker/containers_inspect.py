@@ -27,7 +27,7 @@ def inspect_words(
     """The answer of `GET /containers/{id}/json`. `networks` by id; `sizes` of the writable layer and of all."""
     entrypoint, command = effective(instance)
     path, *args = [*entrypoint, *command] or [""]
-    folder = instance.log_path.rpartition("/")[0]
+    folder = instance.folder
     words: dict[str, Any] = {
         "Id": instance.id,
         "Created": instance.created,

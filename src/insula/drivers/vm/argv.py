@@ -117,10 +117,10 @@ def _boot(machine: MachineSpec) -> list[str]:
 def _lines(launch: Launch) -> list[str]:
     monitor = f"socket,id=monitor0,fd={launch.monitor_fd},server=on,wait=off"
     serial = f"socket,id=serial0,fd={launch.serial_fd},server=on,wait=off"
-    log = f"logfile={escape(launch.serial_log)},logappend=on"
+    log = f",logfile={escape(launch.serial_log)},logappend=on" if launch.serial_log else ""
     return [
         *("-chardev", monitor, "-mon", "chardev=monitor0,mode=control"),
-        *("-chardev", f"{serial},{log}", "-serial", "chardev:serial0"),
+        *("-chardev", f"{serial}{log}", "-serial", "chardev:serial0"),
     ]
 
 

@@ -160,7 +160,8 @@ async def _clear(spec: InstanceSpec, sockets: Path) -> None:
         sockets.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
-        Path(spec.log_path).parent.mkdir(parents=True, exist_ok=True)
+        if spec.log_path:
+            Path(spec.log_path).parent.mkdir(parents=True, exist_ok=True)
 
     await tasks.in_thread(prepare)
 
