@@ -20,6 +20,7 @@ CONNECT_TIMEOUT_S = 5.0
 HEAD_TIMEOUT_S = 30.0
 HEAD_LIMIT = 64 * 1024
 CHUNK = 64 * 1024
+_BEARER = "base64url.bearer.authorization.k8s.io."  # how browsers carry a token, which is not for the other side
 _DROPPED = frozenset(
     {"authorization", "host", "connection", "keep-alive", "te", "trailer", "accept-encoding", "cookie"}
 )
@@ -68,7 +69,12 @@ def _head(request: web.BaseRequest, path: str, drop_query: frozenset[str]) -> by
         query = "&".join(part for part in query.split("&") if part.partition("=")[0] not in drop_query)
     upgrade = request.headers.get("Upgrade")
     lines = [f"{request.method} {path}{'?' + query if query else ''} HTTP/1.1", "Host: localhost"]
-    lines += [f"{name}: {value}" for name, value in request.headers.items() if name.lower() not in _DROPPED]
+    for name, value in request.headers.items():
+        if name.lower() == "sec-websocket-protocol":
+            words = (word.strip() for word in value.split(","))
+            value = ", ".join(word for word in words if not word.startswith(_BEARER))
+        if name.lower() not in _DROPPED:
+            lines.append(f"{name}: {value}")
     lines.append("Connection: Upgrade" if upgrade else "Connection: close")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 

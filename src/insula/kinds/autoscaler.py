@@ -45,7 +45,8 @@ def to_v2(obj: Resource) -> Resource:
         spec["metrics"] = metrics
     if behavior:
         spec["behavior"] = json.loads(behavior)
-    if notes or "annotations" in meta:
+    meta.pop("annotations", None)
+    if notes:
         meta["annotations"] = notes
     status = dict(obj.get("status") or {})
     current = status.pop("currentCPUUtilizationPercentage", None)

@@ -10,6 +10,7 @@ Source: the API reference of Kubernetes 1.37 and what `kubectl api-resources` pr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from insula.kinds.kind import ALL_VERBS, Kind
@@ -197,13 +198,17 @@ def _kind(group: str, version: str, line: str) -> Kind:
 def rows() -> dict[tuple[str, str], Kind]:
     """Every built-in type by (apiVersion, kind), groups and versions in the order that discovery gives them."""
     found: dict[tuple[str, str], Kind] = {}
+    first: dict[
+        tuple[str, str], str
+    ] = {}  # the version that all versions of a kind are stored in: the one listed first
     group = version = ""
     for line in _TABLE.strip().splitlines():
         if line.startswith("= "):
             group, _, version = line[2:].rpartition("/")
             continue
         kind = _kind(group, version, line)
-        found[kind.gvk] = kind
+        preferred = first.setdefault((group, kind.kind), version)
+        found[kind.gvk] = kind if preferred == version else replace(kind, storage_version=preferred)
     return found
 
 

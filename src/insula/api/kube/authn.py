@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ _ACCOUNTS = Ref("", "v1", "serviceaccounts")
 _BOUND = {"pod": Ref("", "v1", "pods"), "secret": Ref("", "v1", "secrets"), "node": Ref("", "v1", "nodes")}
 _REMEMBER_S = 10.0  # as kube-apiserver remembers a token that it has checked
 _REMEMBERED = 4096
+_WEBSOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
 
 
 async def _nothing_known(_ref: Ref, _namespace: str, name: str) -> Resource:
@@ -106,7 +108,16 @@ class Authority:
 def bearer(request: web.Request) -> str:
     """The bearer token of a request: in its header, or (browsers) among its WebSocket subprotocols."""
     kind, _, value = request.headers.get("Authorization", "").partition(" ")
-    return value.strip() if kind.lower() == "bearer" else ""
+    if kind.lower() == "bearer":
+        return value.strip()
+    for word in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        if word.strip().startswith(_WEBSOCKET_BEARER):
+            text = word.strip().removeprefix(_WEBSOCKET_BEARER)
+            try:
+                return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+            except ValueError:
+                raise Unauthorized("Unauthorized") from None
+    return ""
 
 
 def _authenticated(user: User) -> User:
