@@ -12,6 +12,7 @@ from bench.api import Server, of_kubeconfig
 from bench.commands import run
 
 IMAGE = "insula/busybox:latest"
+DEBUG = {**os.environ, "PYTHONFAULTHANDLER": "1"}  # costs nothing, and a crash tells where
 
 
 class Insula:
@@ -30,11 +31,11 @@ class Insula:
 
     def start(self) -> None:
         """Until `insula up --detach` returns."""
-        run(self.command("up", "--detach"))
+        run(self.command("up", "--detach"), env=DEBUG)
 
     def stop(self) -> None:
         """The daemon and all that runs."""
-        run(self.command("down", "--all"))
+        run(self.command("down", "--all"), env=DEBUG)
 
     def demo_images(self) -> None:
         """Have the demo images."""

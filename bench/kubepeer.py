@@ -114,6 +114,10 @@ class KubePeer:
         )
         self._spawn("kube-scheduler", "--config", str(config), "--secure-port", str(_free_port()), "--port", "0")
 
+    def stop_scheduler(self) -> None:
+        """End the scheduler, which was started last."""
+        self._end(self._processes.pop())
+
     def _spawn(self, name: str, *arguments: str) -> None:
         program = find(name)
         assert program is not None
@@ -138,11 +142,14 @@ class KubePeer:
 
     def stop(self) -> None:
         """End all, the last started first."""
-        for process in reversed(self._processes):
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(20)
-        self._processes.clear()
+        while self._processes:
+            self._end(self._processes.pop())
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
