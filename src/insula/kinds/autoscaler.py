@@ -100,7 +100,7 @@ def _default_v1(obj: Resource) -> None:
 
 
 def _validate(new: Resource, _old: Resource | None) -> list[Cause]:
-    spec = new["spec"]
+    spec = new.get("spec") or {}
     least, most = spec.get("minReplicas", 1), spec.get("maxReplicas", 0)
     found: list[Cause] = []
     if most < 1:

@@ -18,7 +18,7 @@ _PEM = b"-----BEGIN CERTIFICATE REQUEST-----"
 
 
 def _validate(new: Resource, old: Resource | None) -> list[Cause]:
-    spec = new["spec"]
+    spec = new.get("spec") or {}
     if old is not None:
         return rules.immutable("spec", spec, old["spec"])
     found = []

@@ -57,14 +57,14 @@ def prepare(new: Resource, old: Resource | None) -> None:
     own = inner.setdefault("metadata", {})
     if not isinstance(own.get("labels"), dict):
         own["labels"] = {}
-    own["labels"] |= dict.fromkeys(_UID_LABELS, meta["uid"]) | dict.fromkeys(_NAME_LABELS, meta["name"])
+    own["labels"] |= dict.fromkeys(_UID_LABELS, meta["uid"]) | dict.fromkeys(_NAME_LABELS, meta.get("name") or "")
     if spec.get("selector") is None:
         spec["selector"] = {"matchLabels": {_UID_LABELS[0]: meta["uid"]}}
 
 
 def validate(new: Resource, old: Resource | None) -> list[Cause]:
     """Counts, template, selector; most of it never changes."""
-    spec = new["spec"]
+    spec = new.get("spec") or {}
     found = _spec(spec, "spec")
     if old is None:
         return found + (workloads.selected(spec) if spec.get("selector") is not None else [])
@@ -154,7 +154,7 @@ def _default_cron(obj: Resource) -> None:
 
 
 def _validate_cron(new: Resource, _old: Resource | None) -> list[Cause]:
-    spec = new["spec"]
+    spec = new.get("spec") or {}
     found = [] if spec.get("schedule") else [rules.required("spec.schedule")]
     if spec.get("schedule") and not _is_schedule(spec["schedule"]):
         found.append(

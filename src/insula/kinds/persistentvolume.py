@@ -55,7 +55,7 @@ def _access_modes(spec: Mapping[str, Any]) -> list[Cause]:
 
 
 def _validate_claim(new: Resource, old: Resource | None) -> list[Cause]:
-    spec = new["spec"]
+    spec = new.get("spec") or {}
     found = _access_modes(spec)
     size = get(spec, "resources", "requests", "storage")
     if size is None:
@@ -85,7 +85,7 @@ def _claim_change(spec: Mapping[str, Any], old: Mapping[str, Any]) -> list[Cause
 
 
 def _validate_volume(new: Resource, old: Resource | None) -> list[Cause]:
-    spec = new["spec"]
+    spec = new.get("spec") or {}
     found = _access_modes(spec)
     if get(spec, "capacity", "storage") is None:
         found.append(rules.required("spec.capacity"))

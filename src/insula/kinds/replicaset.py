@@ -38,7 +38,7 @@ def _default_controller(obj: Resource) -> None:
 
 
 def _validate_controller(new: Resource, old: Resource | None) -> list[Cause]:
-    spec = new["spec"]
+    spec = new.get("spec") or {}
     found = rules.non_negative("spec.replicas", spec.get("replicas"))
     chosen = spec.get("selector") or {}
     own = get(spec, "template", "metadata", "labels", default={})

@@ -66,7 +66,7 @@ def _keep(spec: dict[str, Any], old: Mapping[str, Any]) -> None:
 
 def validate(new: Resource, old: Resource | None) -> list[Cause]:
     """Type, ports, addresses."""
-    spec = new["spec"]
+    spec = new.get("spec") or {}
     found = rules.one_of("spec.type", spec.get("type"), _TYPES)
     found += rules.one_of("spec.sessionAffinity", spec.get("sessionAffinity"), ("None", "ClientIP"))
     found += rules.labels("spec.selector", spec.get("selector"))

@@ -60,6 +60,12 @@ def conform(kind: Kind, obj: Resource, mode: FieldValidation = "Warn") -> list[s
     return faults
 
 
+def complete(kind: Kind, obj: Resource) -> None:
+    """A null spec of a built-in kind is an absent one, as for a decoder into Go's structures; in place."""
+    if isinstance(kind.schema, str) and "spec" in obj and obj["spec"] is None:
+        del obj["spec"]
+
+
 def problems(kind: Kind, obj: Resource) -> list[Cause]:
     """What the schema finds wrong with a defaulted object: required fields of built-in kinds, everything of custom ones."""
     if isinstance(kind.schema, str):

@@ -120,7 +120,7 @@ def _service_row(obj: Resource) -> Sequence[Any]:
 
 
 def _validate_service(new: Resource, _old: Resource | None) -> list[Cause]:
-    spec = new["spec"]
+    spec = new.get("spec") or {}
     wanted = f"{spec.get('version')}.{spec.get('group') or ''}"
     if new["metadata"].get("name") not in (wanted, wanted.rstrip(".") + "."):
         why = f'must be `spec.version+"."+spec.group`: {wanted}'

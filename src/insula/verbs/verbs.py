@@ -10,9 +10,11 @@ take over the object that they are given. Authorization is the door's part and h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from insula.errors import InsulaError, Invalid, NotFound
+from insula.kinds import validation
 from insula.kinds.kind import Kind
 from insula.kinds.registry import Registry
 from insula.model.resource import Key, Ref, Resource
@@ -25,6 +27,13 @@ from insula.verbs.request import Admission, Answer, DeleteOptions, Handler, List
 from insula.verbs.subresources import HANDLERS
 from insula.verbs.watching import Lines, WatchAsk, WatchStream, open_watch
 from insula.verbs.writing import Writer
+
+# What is posted to a subresource, where that is a kind of its own.
+_POSTED = {
+    "binding": "io.k8s.api.core.v1.Binding",
+    "eviction": "io.k8s.api.policy.v1.Eviction",
+    "token": "io.k8s.api.authentication.v1.TokenRequest",
+}
 
 INTERNAL = Request()
 
@@ -151,13 +160,17 @@ class Verbs:
         handler = self._handlers.get((ref.group, ref.plural, ""))
         if handler is None:
             raise faults.not_allowed("create")
-        return Answer(object=await handler(self, request, codec.kind, namespace, "", obj), created=True)
+        warnings = validation.conform(codec.kind, obj, request.field_validation)
+        found = await handler(self, request, codec.kind, namespace, "", obj)
+        return Answer(object=found, warnings=tuple(warnings), created=True)
 
     async def _post(self, request: Request, ref: Ref, obj: Resource, namespace: str, name: str, sub: str) -> Answer:
         kind = self.codec(ref).kind
         handler = self._handlers.get((ref.group, ref.plural, sub))
         if sub not in kind.subresources or handler is None:
             raise NotFound("the server could not find the requested resource", kind=f"{faults.resource_of(kind)}/{sub}")
+        if schema := _POSTED.get(sub):
+            validation.conform(replace(kind, kind=schema.rpartition(".")[2], schema=schema), obj, "Ignore")
         return Answer(object=await handler(self, request, kind, namespace, name, obj), created=True)
 
     async def update(

@@ -75,6 +75,7 @@ class Writer:
         self, request: Request, codec: Codec, namespace: str, obj: Resource, applied: ownership.Applied | None
     ) -> Answer:
         kind, name = codec.kind, obj["metadata"].get("name") or ""
+        validation.complete(kind, obj)
         warnings = validation.conform(kind, obj, request.field_validation)
         kind.default(obj)
         attempt = Attempt(self._verbs, request, "create", kind, namespace, name, obj=obj)
@@ -177,6 +178,7 @@ class Writer:
         warnings: list[str] = []
         if sub != "scale":
             meta.check_shape(kind, wish)
+            validation.complete(kind, wish)
             warnings = validation.conform(kind, wish, request.field_validation)
             kind.default(wish)
         self._check_identity(kind, name, namespace, wish, old)

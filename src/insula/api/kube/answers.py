@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from insula.tasks import in_thread
 JSON_FORM = Form()
 GZIP_FROM_BYTES = 128 * 1024  # kube-apiserver compresses answers from this size on
 _SLOW_BYTES = 256 * 1024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # what no header may hold
 _LOOPBACK = ("127.0.0.1", "::1")
 
 encode = msgspec.json.Encoder().encode
@@ -25,7 +27,7 @@ _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 def warn(response: web.StreamResponse, warnings: Iterable[str]) -> None:
     """Add warnings as RFC 7234 headers; kubectl prints each once."""
     for text in dict.fromkeys(warnings):
-        clean = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ").replace("\r", " ")
+        clean = _CONTROL.sub(" ", text.replace("\\", "\\\\").replace('"', '\\"'))
         response.headers.add("Warning", f'299 - "{clean[:4096]}"')
 
 

@@ -108,7 +108,7 @@ class _Entrance:
         self._door = door
         self._discovery = Discovery(door.registry)
         self._openapi = OpenApi(door.registry, documents.version_info(door.version)["gitVersion"])
-        self._extensions = tuple(extensions.items())
+        self._extensions = tuple((f"{prefix.rstrip('/')}/", handler) for prefix, handler in extensions.items())
         self._under_way = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -146,8 +146,11 @@ class _Entrance:
         return user
 
     async def _answer(self, request: web.Request, asked: Asked, user: User) -> web.StreamResponse:
+        raw = (
+            request.rel_url.raw_path + "/"
+        )  # not decoded: an encoded slash would make another path of what was authorized
         for prefix, extension in self._extensions:
-            if asked.path.startswith(prefix):
+            if raw.startswith(prefix):
                 return await extension(request, user, asked)
         if asked.ref is None:
             return await self._document(request, asked)
@@ -159,6 +162,8 @@ class _Entrance:
         call = Call(self._door, request, asked, user, kind)
         if asked.sub in STREAMS and asked.sub in kind.subresources:
             return await stream(call)
+        if asked.rest:
+            raise NotFound("the server could not find the requested resource")
         handler = HANDLERS.get(asked.verb)
         if handler is None or (asked.sub and asked.sub not in kind.subresources):
             raise NotFound("the server could not find the requested resource")

@@ -21,6 +21,7 @@ from insula.model.resource import Ref, Resource
 
 STREAMS = frozenset({"log", "exec", "attach", "portforward", "proxy"})
 _PODS = Ref("", "v1", "pods")
+_NODES = Ref("", "v1", "nodes")
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _WORDS = {"log": "containerLogs", "exec": "exec", "attach": "attach"}
 
@@ -40,6 +41,7 @@ async def stream(call: Call) -> web.StreamResponse:
                 call, _node_of(pod), pod_path(asked.sub, pod, call.request.query.get("container", ""))
             )
         case "nodes", "proxy":
+            await call.door.verbs.get(_NODES, asked.name)
             return await _to_agent(call, asked.name, quote(asked.rest or "/"))
     raise Unsupported(f"{call.ref.plural}/{asked.sub} is not carried by this server")
 
