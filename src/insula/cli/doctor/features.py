@@ -183,7 +183,7 @@ FEATURES: tuple[Feature, ...] = (
 def judge(feature: Feature, complaint: str | None) -> Finding:
     """What a trial's outcome means: no complaint is good, None was not tried."""
     if complaint is None:
-        return Finding(area=AREA, name=feature.name, state=State.UNKNOWN, found="not tried", advice="ask again as root")
+        return Finding(area=AREA, name=feature.name, state=State.UNKNOWN, found=UNTRIED)
     if not complaint:
         return Finding(area=AREA, name=feature.name, state=State.OK, found="works")
     return Finding(
