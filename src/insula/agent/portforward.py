@@ -133,8 +133,7 @@ class Session:
         try:
             connected = await self._dial(pair.port)
         except OSError as fault:
-            why = fault.strerror or fault
-            return f"failed to connect to localhost:{pair.port} inside the pod's network namespace: {why}"
+            return f"failed to connect to localhost:{pair.port} inside the pod's network namespace: {fault.strerror or fault}"
         reader, writer = await asyncio.open_connection(sock=connected)
         inward = asyncio.create_task(_inward(pair, writer), name="forward-in")
         try:

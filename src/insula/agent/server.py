@@ -200,7 +200,9 @@ class Server:
                     return await connect_in_netns(netns, "localhost", port)
                 return await _connect(address, port)
             except InsulaError as fault:
-                raise OSError(fault.message) from fault
+                cause = fault.__cause__
+                number = cause.errno if isinstance(cause, OSError) else None
+                raise OSError(os.strerror(number) if number else fault.message) from fault
 
         return dial
 
