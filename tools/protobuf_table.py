@@ -10,8 +10,8 @@ last. The types.go beside a .proto file says which scalars are pointers: only th
 A message that the files lack in one version and have in another of its group is taken from there where the fields are the
 same, as graduations of an API keep the numbers.
 
-The table: message name to rows [number, JSON name, type]. Types: string bytes bool int32 int64 double, or a message; `*T` repeated,
-`%T` a map from string to T, `+T` a message whose fields stand in the owner's own object (embedded in Go). Message names
+The table: message name to rows [number, JSON name, type]. Types: string bytes bool int32 int64 double, or a message;
+`*T` repeated, `%T` a map from string to T, `+T` a message whose fields stand in the owner's own object (embedded in Go). Message names
 are short: `core.v1.Pod`, `meta.v1.ObjectMeta`. `?T` a scalar that may be absent, so that a zero counts.
 """
 
@@ -113,14 +113,16 @@ def promote(table: Table) -> Iterator[str]:
         message = next((name[len(prefix) :] for prefix in _DEFINITIONS if name.startswith(prefix)), "")
         if not message or message in table or message.count(".") != 2:
             continue
-        group, _, base = message.split(".")
+        group, version, base = message.split(".")
         wanted = set(schemas.get(name).get("properties") or ()) - {"apiVersion", "kind"}
-        for other in sorted((each for each in table if each.startswith(group + ".") and each.endswith("." + base)), reverse=True):
-            if wanted == set(_names(table, other)):
-                version = message.rpartition(".")[0]
-                table[message] = [[number, field, _moved(str(type_), other.rpartition(".")[0], version)] for number, field, type_ in table[other]]
-                yield f"{message} from {other}"
-                break
+        siblings = [each for each in table if each.startswith(f"{group}.") and each.endswith(f".{base}")]
+        for other in sorted(siblings, reverse=True):
+            if wanted != set(_names(table, other)):
+                continue
+            old, new = other.rpartition(".")[0], f"{group}.{version}"
+            table[message] = [[number, field, _moved(str(type_), old, new)] for number, field, type_ in table[other]]
+            yield f"{message} from {other}"
+            break
 
 
 def _moved(type_: str, old: str, new: str) -> str:
@@ -139,19 +141,25 @@ def definition(message: str) -> Mapping[str, object] | None:
 def name_as_json(table: Table) -> None:
     """Give rows the names that JSON uses and mark what Go embeds."""
     for message, rows in table.items():
-        known = definition(message)
-        fields = (known or {}).get("properties")
+        fields = (definition(message) or {}).get("properties")
         if not isinstance(fields, Mapping):
             continue
         for row in rows:
             name, type_ = str(row[1]), str(row[2])
             if name in fields:
                 continue
-            renamed = _RENAMED.get(message, {}).get(name) or {each.lower(): each for each in fields}.get(name.lower()) or re.sub(r"[A-Z]", lambda found: "-" + found[0].lower(), name)
-            if renamed in fields:
+            if renamed := _json_name(message, name, fields):
                 row[1] = renamed
             elif type_ in table and any(str(inner[1]) in fields or str(inner[2])[:1] == "+" for inner in table[type_]):
                 row[2] = "+" + type_
+
+
+def _json_name(message: str, name: str, fields: Mapping[str, object]) -> str:
+    """The name that a field has in JSON where it differs from the .proto's; empty where none fits."""
+    dashed = re.sub(r"[A-Z]", lambda found: "-" + found[0].lower(), name)
+    same = {each.lower(): each for each in fields}.get(name.lower(), "")
+    candidates = (_RENAMED.get(message, {}).get(name, ""), same, dashed)
+    return next((each for each in candidates if each in fields), "")
 
 
 def missing(table: Table) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from door.kube_support import Cluster, cluster
 
 _CM = "/api/v1/namespaces/default/configmaps"

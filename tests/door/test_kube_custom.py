@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from door.kube_support import Cluster, cluster
 
 _SCHEMA: dict[str, Any] = {

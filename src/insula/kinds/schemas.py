@@ -29,7 +29,6 @@ _FREE: Schema = {"x-kubernetes-preserve-unknown-fields": True}
 _FREE_OBJECT: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _EXTENSIONS = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1."
 _META = "io.k8s.apimachinery.pkg.apis.meta.v1."
-OBJECT_META = _META + "ObjectMeta"
 _SPECIAL: dict[str, Schema] = {
     "io.k8s.apimachinery.pkg.api.resource.Quantity": {"type": "string", "format": "quantity"},
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {"x-kubernetes-int-or-string": True},

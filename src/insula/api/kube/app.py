@@ -174,7 +174,7 @@ class _Entrance:
         if request.method not in ("GET", "HEAD"):
             raise Unsupported("the server does not allow this method on the requested resource")
         if path == "/":
-            return await documents.paths(request, [])
+            return await documents.paths(request)
         if found := documents.DOCUMENTS.get(path):
             return await found(self._door, request)
         if path.startswith("/openapi/"):

@@ -41,22 +41,6 @@ class Authorizer(Protocol):
         ...
 
 
-class AllowAll:
-    """No access control: for tests and throw-away servers on a private socket."""
-
-    def allows(self, user: User, asked: Question) -> bool:
-        """Yes."""
-        return True
-
-    def rules(self, user: User, namespace: str) -> Iterable[Rule]:
-        """One rule that allows everything."""
-        return [Rule(frozenset("*"), frozenset("*"), frozenset("*"), frozenset(), ("*",))]
-
-    def role_rules(self, namespace: str, name: str) -> Iterable[Rule]:
-        """Nothing: no roles are known."""
-        return []
-
-
 Agents = Callable[[str], str | None]
 """Node name to its agent's endpoint: `http://127.0.0.1:PORT`, `unix:/path`; None for a node without one."""
 

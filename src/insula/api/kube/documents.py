@@ -93,8 +93,6 @@ DOCUMENTS: dict[str, Document] = {
 }
 
 
-async def paths(request: web.Request, more: list[str]) -> web.StreamResponse:
+async def paths(request: web.Request) -> web.StreamResponse:
     """The root: which paths there are."""
-    return await respond_value(
-        request, {"paths": sorted({*DOCUMENTS, "/api", "/apis", "/openapi/v2", "/openapi/v3", *more})}
-    )
+    return await respond_value(request, {"paths": sorted({*DOCUMENTS, "/api", "/apis", "/openapi/v2", "/openapi/v3"})})
