@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import random
 import signal
 from collections.abc import AsyncIterator
@@ -247,25 +246,6 @@ async def test_attach_to_an_ended_one_is_a_conflict(case: OciCase, driver: OciDr
     with pytest.raises(Conflict):
         await driver.attach(handle)
     await driver.delete(handle)
-
-
-async def test_a_log_opened_anew_goes_on(case: OciCase, driver: OciDriver) -> None:
-    handle = await driver.create(case.shell("read a; echo $a; read b; echo $b", open_stdin=True))
-    streams = await driver.attach(handle)
-    await driver.start(handle)
-    await streams.write(b"before\n")
-    await until(streams, b"before")
-    log = Path(handle.directory, "log")
-    os.rename(log, log.with_name("log.1"))
-    await driver.reopen_log(handle)
-    for _ in range(100):
-        if log.exists():
-            break
-        await asyncio.sleep(0.01)
-    await streams.write(b"after\n")
-    assert await end(driver, handle) == 0
-    assert b"before" in log.with_name("log.1").read_bytes()
-    assert b"after" in log.read_bytes()
 
 
 # --- exec

@@ -300,11 +300,17 @@ async def test_on_failure_tries_as_often_as_allowed(engine: NodeEngine) -> None:
 
 
 async def test_always_comes_back_until_it_is_stopped(engine: NodeEngine) -> None:
-    made = await engine.create(config("sh", "-c", "exit 0", restart=RestartPolicy(name="always")))
+    made = await engine.create(config("echo", "once", restart=RestartPolicy(name="always")))
+    attached = await engine.attach(made.id)
     await engine.start(made.id)
     async with asyncio.timeout(20):
+        assert await collect(attached) == {Channel.STDOUT: b"once\n", Channel.STDERR: b""}  # it ends with the first run
+        await attached.close()
         for _ in range(2):
-            await engine.wait(made.id, "next-exit")
+            ended = await engine.wait(made.id, "next-exit")
+        assert ended.name == "restarting"
+        with pytest.raises(Conflict, match="is restarting, wait until the container is running"):
+            await engine.attach(made.id)
     await engine.stop(made.id)
     rested = await engine.get(made.id)
     assert rested.state.name == "exited"

@@ -236,7 +236,8 @@ class Engine(Protocol):
 
     # streams
     async def attach(self, id: str) -> Streams:
-        """Connect to the first process. Also before `start`: the streams begin with its first byte."""
+        """Connect to the first process. Also before `start`: the streams begin with its first byte. They end with the process,
+        whether it is started again or not. Raises Conflict while it waits to be started again."""
         ...
 
     async def resize(self, id: str, width: int, height: int) -> None:

@@ -27,7 +27,7 @@ from insula.engine.preparing import prepare
 from insula.engine.records import Stage
 from insula.engine.resident import Resident
 from insula.engine.settings import EnginePaths, EngineSettings
-from insula.errors import Unavailable, Unsupported, gather
+from insula.errors import Conflict, Unavailable, Unsupported, gather
 from insula.host.pidfd import boot_id
 from insula.images.contract import Image, Use
 from insula.images.store import NodeImages
@@ -251,6 +251,8 @@ class NodeEngine:
         """See the contract."""
         resident = self._parts.find(id)
         need(resident.driver, Capability.ATTACH)
+        if resident.restarting:
+            raise Conflict(f"Container {resident.id} is restarting, wait until the container is running")
         self._parts.say(resident, "attach")
         if resident.running:
             return await resident.driver.attach(resident.handle)

@@ -4,10 +4,10 @@ It runs the OCI runtime, keeps the container's standard streams or terminal, wri
 attach socket. It puts itself into its own session and becomes a child of pid 1, so neither `kill -9` of Insula nor a
 signal to Insula's process group touches it.
 
-Files in `bundle`: `attach` (socket, see drivers/oci/streams.py), `ctl` (fifo taking `1 HEIGHT WIDTH` for a resize and `2 0 0` to
-open the log anew), `conmon.pid`, `container.pid`; in `persist`: `exit` (the exit code), `oom` (when the kernel killed for
-want of memory). What it says to us comes through the sync pipe: one JSON object a line, whose `data` is the pid of the
-container, or -1 with the runtime's words in `message`; for an exec there comes a second one with the exit code.
+Files in `bundle`: `attach` (socket, see drivers/oci/streams.py), `ctl` (fifo taking `1 HEIGHT WIDTH` for a resize),
+`conmon.pid`, `container.pid`; in `persist`: `exit` (the exit code), `oom` (when the kernel killed for want of memory). What
+it says to us comes through the sync pipe: one JSON object a line, whose `data` is the pid of the container, or -1 with the
+runtime's words in `message`; for an exec there comes a second one with the exit code.
 The facts are from conmon's source (conmon.c, conn_sock.c, ctrl.c, parent_pipe_fd.c) for versions 2.0.30 to 2.1.
 """
 
@@ -249,11 +249,6 @@ def control(bundle: Path, message: str) -> None:
 def resize(bundle: Path, width: int, height: int) -> None:
     """Set the terminal's size in characters, cut to what conmon takes."""
     control(bundle, f"1 {min(height, LARGEST_SIDE)} {min(width, LARGEST_SIDE)}\n")
-
-
-def reopen_log(bundle: Path) -> None:
-    """Make conmon open its log path anew, after the file was renamed."""
-    control(bundle, "2 0 0\n")
 
 
 @contextlib.contextmanager

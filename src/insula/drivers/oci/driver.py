@@ -272,10 +272,6 @@ class OciDriver:
         """See the contract. Raises HostFault when it has ended."""
         conmon.resize(self._container(handle).bundle, width, height)
 
-    async def reopen_log(self, handle: Handle) -> None:
-        """Have the log opened anew at its path, after it was renamed (rotation)."""
-        conmon.reopen_log(self._container(handle).bundle)
-
     async def exec(self, handle: Handle, exec_id: str, process: Process) -> RunningExec:
         """See the contract. Raises HostFault with Docker's exit code when it cannot be run, Conflict when nothing runs."""
         container = self._container(handle)
