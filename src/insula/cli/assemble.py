@@ -6,7 +6,6 @@ store, verbs, Kubernetes door; then the loops. Leaving runs the same in reverse;
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -133,9 +132,8 @@ async def _listen(paths: Paths, settings: Settings, app: Application, pki: Pki, 
     address, context = settings.api_address, pki.server_context()
     also = () if address in ("0.0.0.0", gateway) else (gateway,)  # noqa: S104 - compared, not bound
     port = api_port(settings, paths.root)
-    if port == 0 and (last := ports.remembered(paths.port)):
-        with contextlib.suppress(OSError):
-            return await serve_tls(app, address, last, context, also=also)
+    if port == 0 and (last := ports.remembered(paths.port)) and ports.is_free(address, last):
+        port = last
     try:
         return await serve_tls(app, address, port, context, also=also)
     except OSError as fault:
