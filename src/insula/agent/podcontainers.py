@@ -29,6 +29,7 @@ class ContainerRecord:
         self.troubles = 0
         self.trouble: Trouble | None = None
         self.vanished = False
+        self.past = False
         self.messages: dict[str, str] = {}
         self._counted = ""  # id of the instance whose end has been counted
         self._probing = ""  # id of the instance that the probes are for
@@ -55,6 +56,7 @@ class ContainerRecord:
             troubles=self.troubles,
             trouble=self.trouble,
             vanished=self.vanished,
+            past=self.past,
             started=self.running and self._passed.get("startupProbe", True),
             ready=self.running and all(self._passed.values()),
             unhealthy=self._unhealthy if self.running else "",
@@ -72,7 +74,7 @@ class ContainerRecord:
             self.previous = self.current
             self.attempt += 1
         self.current = instance
-        self.vanished = False
+        self.vanished = self.past = False
         self.trouble, self.troubles = None, 0
         self._passed = {name: False for name in GATES if name in container}
         self._unhealthy = ""
@@ -84,6 +86,13 @@ class ContainerRecord:
         """After a restart of the agent: what the API shows of the same instance holds until a probe says otherwise."""
         words = {"startupProbe": "started", "readinessProbe": "ready"}
         self._passed = {name: bool(shown.get(words[name])) for name in GATES if name in container}
+
+    def new_life(self, *, again: bool) -> None:
+        """The pod's sandbox was made anew, by a reboot: what ran before does not count as begun in it, and init containers run
+        `again`."""
+        self.past = True
+        if again and self.current is not None and not self.running:
+            self.previous, self.current = self.current, None
 
     def observe(self, instance: Instance, now: str) -> bool:
         """The engine shows the newest instance anew; its end is counted once. Says whether this was its end. News of an instance

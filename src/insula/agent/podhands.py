@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from insula import clock
@@ -22,15 +22,18 @@ from insula.agent.podspec import (
     LABEL_CONTAINER,
     Surroundings,
     check_non_root,
+    defined_by,
     instance_of,
     sandbox_id,
     sandbox_of,
+    subpath_of,
 )
-from insula.agent.podview import Trouble, container_named
+from insula.agent.podview import Trouble, container_named, init_containers, main_containers
 from insula.agent.services import PODS, RUNTIME_CLASSES, Services
 from insula.clock import Backoff
 from insula.engine.contract import Instance
-from insula.errors import Conflict, InsulaError, NotFound
+from insula.errors import Conflict, InsulaError, Invalid, NotFound
+from insula.host.pidfd import boot_id
 from insula.model.instance import InstanceConfig, MountConfig
 from insula.model.resource import Resource
 from insula.tasks import in_thread
@@ -68,6 +71,12 @@ class PodHands:
         except NotFound:
             return
         self.address = sandbox.address or self.services.address
+        boot = await in_thread(boot_id)
+        if not await in_thread(podvolumes.same_life, self._folder, boot):
+            for container in (*init_containers(self.pod), *main_containers(self.pod)):
+                if known := self.records.get(container["name"]):
+                    known.new_life(again=container in init_containers(self.pod))
+            await in_thread(podvolumes.begin_life, self._folder, boot)
 
     async def make_sandbox(self) -> None:
         """Volumes and sandbox, side by side. What fails is told as the pod's trouble, and tried again later."""
@@ -83,6 +92,7 @@ class PodHands:
         self.address = str(network)
 
     async def _network(self) -> str:
+        await in_thread(podvolumes.begin_life, self._folder, await in_thread(boot_id))
         sandbox = await self.services.engine.make_sandbox(sandbox_of(self.pod))
         return sandbox.address or self.services.address
 
@@ -142,16 +152,35 @@ class PodHands:
         last_words = podvolumes.termination_log(self._folder, container["name"], attempt)
         await in_thread(_make_file, last_words)
         facts = facts_of(services, self.address or "")
+        env = environment(container, self.pod, references_of(services, self.pod), facts, services.service_env)
         around = Surroundings(
             attempt=attempt,
-            env=environment(container, self.pod, references_of(services, self.pod), facts, services.service_env),
+            env=env,
             mounts=self._mounts,
+            subpaths=await self._subpaths(container, defined_by(env), self._mounts),
             handler=self._handler(),
             termination_log=str(last_words),
             target=self._target(container),
             node_memory=facts.node_memory,
         )
         return instance_of(self.pod, container, around)
+
+    async def _subpaths(
+        self, container: Resource, defined: Mapping[str, str], volumes: Mapping[str, MountConfig]
+    ) -> dict[tuple[str, str], str]:
+        found = {}
+        for number, mount in enumerate(container.get("volumeMounts") or ()):
+            if below := subpath_of(mount, defined):
+                name, place = mount["name"], f"{container['name']}-{number}"
+                try:
+                    source = await in_thread(podvolumes.subpath, self._folder, volumes[name], below, place)
+                except OSError as fault:
+                    why = fault.strerror or fault
+                    raise Invalid(
+                        f"subPath {below!r} of volume {name} cannot be used: {why}", field="subPath"
+                    ) from fault
+                found[name, below] = source
+        return found
 
     def _handler(self) -> str:
         """The handler of the pod's RuntimeClass; a class that nobody has made is a driver's own name."""

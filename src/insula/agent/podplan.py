@@ -112,7 +112,8 @@ def _run(view: PodView) -> list[Action]:
     if not view.has_sandbox:
         return [Action(do="sandbox")]
     actions: list[Action] = []
-    begun = any(view.of(c["name"]).current is not None for c in main_containers(view.pod))
+    mains = [view.of(c["name"]) for c in main_containers(view.pod)]
+    begun = any(seen.current is not None and not seen.past for seen in mains)
     for container in init_containers(view.pod):
         done, more = _init(view, container, begun=begun)
         actions += more

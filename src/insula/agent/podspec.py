@@ -87,12 +87,13 @@ def driver_of(handler: str) -> str:
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):
-    """What an instance needs besides its pod: `mounts` are the pod's volumes, each as a whole, by volume name; `target` is the
-    instance whose processes an ephemeral container shall see."""
+    """What an instance needs besides its pod: `mounts` are the pod's volumes as a whole, by volume name, `subpaths` parts of them
+    by (volume, path); `target` is the instance whose processes an ephemeral container shall see."""
 
     attempt: int
     env: tuple[str, ...]
     mounts: Mapping[str, MountConfig]
+    subpaths: Mapping[tuple[str, str], str] = {}
     handler: str = ""
     termination_log: str = ""
     target: str = ""
@@ -103,7 +104,7 @@ def instance_of(pod: Resource, container: Resource, around: Surroundings) -> Ins
     """One container. Raises Unsupported for what this node cannot do."""
     spec = pod["spec"]
     refuse(spec, container)
-    defined = dict(item.split("=", 1) for item in around.env)
+    defined = defined_by(around.env)
     context = context_of(spec, container)
     command, args = container.get("command"), container.get("args")
     return InstanceConfig(
@@ -281,23 +282,31 @@ def _milli(value: Any) -> int | None:
     return None if value is None else int(-(-(parse_quantity(value) * 1000) // 1))
 
 
+def defined_by(env: tuple[str, ...]) -> dict[str, str]:
+    """NAME=value as a mapping."""
+    return dict(item.split("=", 1) for item in env)
+
+
+def subpath_of(mount: Resource, defined: Mapping[str, str]) -> str:
+    """Which part of its volume a mount shows; empty for all of it."""
+    return expand(mount["subPathExpr"], defined) if mount.get("subPathExpr") else str(mount.get("subPath", ""))
+
+
 def _mounts(container: Resource, around: Surroundings, defined: Mapping[str, str]) -> tuple[MountConfig, ...]:
-    mounts = [_mount(mount, around.mounts, defined) for mount in container.get("volumeMounts") or ()]
+    mounts = [_mount(mount, around, defined) for mount in container.get("volumeMounts") or ()]
     path = container.get("terminationMessagePath") or DEFAULT_TERMINATION_LOG
     if around.termination_log and path not in {mount.target for mount in mounts}:
         mounts.append(MountConfig(kind="bind", source=around.termination_log, target=path))
     return tuple(mounts)
 
 
-def _mount(mount: Resource, volumes: Mapping[str, MountConfig], defined: Mapping[str, str]) -> MountConfig:
-    volume = volumes[mount["name"]]
-    below = expand(mount["subPathExpr"], defined) if mount.get("subPathExpr") else mount.get("subPath", "")
+def _mount(mount: Resource, around: Surroundings, defined: Mapping[str, str]) -> MountConfig:
+    volume, below = around.mounts[mount["name"]], subpath_of(mount, defined)
     return MountConfig(
         kind=volume.kind,
-        source=volume.source,
+        source=around.subpaths[mount["name"], below] if below else volume.source,
         target=mount["mountPath"],
         readonly=bool(mount.get("readOnly")) or volume.readonly,
-        subpath=below,
         propagation={"HostToContainer": "rslave", "Bidirectional": "rshared"}.get(
             mount.get("mountPropagation", ""), "rprivate"
         ),

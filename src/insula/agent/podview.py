@@ -26,7 +26,8 @@ class Trouble(Struct, frozen=True):
 class ContainerView(Struct, frozen=True, kw_only=True):
     """One container. `current` is its newest instance, `previous` the one before; `crashes` counts ends in a row, `troubles`
     attempts in a row that did not get as far as an instance. `vanished`: it has run, and its instance is gone with all that was
-    known of its end. `messages` are termination messages by instance id."""
+    known of its end; `past`: its newest attempt was before the pod's sandbox was made anew. `messages` are termination messages
+    by instance id."""
 
     current: Instance | None = None
     previous: Instance | None = None
@@ -35,6 +36,7 @@ class ContainerView(Struct, frozen=True, kw_only=True):
     troubles: int = 0
     trouble: Trouble | None = None
     vanished: bool = False
+    past: bool = False
     started: bool = False  # the startup probe, if any, has passed
     ready: bool = False  # and so has the readiness probe
     unhealthy: str = ""  # a liveness or startup probe has failed for good: why

@@ -17,11 +17,13 @@ from insula.agent.podfiles import Files
 from insula.errors import HostFault, Invalid, Unsupported
 from insula.host import mounts
 from insula.host.rmtree import remove_tree
+from insula.host.rootfd import Root, open_in, split
 from insula.model.instance import MountConfig
 from insula.model.quantity import parse_quantity
 from insula.model.resource import Resource
 from insula.tasks import in_thread
 
+LIFE = "life"
 WRITTEN = ("configMap", "secret", "downwardAPI", "projected")
 
 
@@ -133,6 +135,63 @@ def _host_path(source: Resource) -> str:
 def termination_log(base: Path, container: str, attempt: int) -> Path:
     """Where a container writes its last words, as seen from the node."""
     return base / "containers" / container / f"{attempt}.log"
+
+
+def subpath(base: Path, source: MountConfig, path: str, place: str) -> str:
+    """The source of a `subPath` mount: that part of a volume, however its links point, never outside of it; made as a folder
+    where it is missing. Blocks. Raises OSError.
+
+    A container may change what it can write while this looks, so the part is bound, by the descriptor that was checked, to a
+    place of the agent's own (as the kubelet does since CVE-2017-1002101). What only the agent writes needs no such care."""
+    parts = split(path)
+    with Root(source.source) as root:
+        try:
+            found = open_in(root.fd, "/".join(parts) or ".", os.O_PATH)
+        except FileNotFoundError:
+            if source.readonly:
+                raise
+            found = os.dup(root.folder(parts, create=True))
+        try:
+            if source.readonly:
+                return str(Path(f"/proc/self/fd/{found}").readlink())
+            return _bound(found, base / "subpaths" / place)
+        finally:
+            os.close(found)
+
+
+def _bound(found: int, place: Path) -> str:
+    mounts.unmount(place, lazy=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if stat.S_ISDIR(os.fstat(found).st_mode):
+        place.mkdir(exist_ok=True)
+    else:
+        place.touch()
+    mounts.mount(f"/proc/self/fd/{found}", str(place), "none", mounts.MS_BIND)
+    return str(place)
+
+
+def begin_life(base: Path, boot: str) -> None:
+    """Note that the pod's sandbox is of this boot. Blocks."""
+    base.mkdir(parents=True, exist_ok=True)
+    (base / LIFE).write_text(boot)
+
+
+def same_life(base: Path, boot: str) -> bool:
+    """Whether the pod's sandbox is still the one that its containers were started in: neither a reboot nor an `insula down --all`
+    came in between. Blocks."""
+    try:
+        return (base / LIFE).read_text() == boot
+    except FileNotFoundError:
+        return False
+
+
+def end_lives(folder: Path) -> None:
+    """For `insula down --all`: unmount what any pod below the agent's folder has mounted; the next start is as after a reboot.
+    Blocks; repeatable."""
+    if folder.exists():
+        mounts.unmount_below(folder)
+        for mark in folder.glob(f"pods/*/{LIFE}"):
+            mark.unlink(missing_ok=True)
 
 
 async def remove(base: Path) -> None:

@@ -9,6 +9,7 @@ import click
 from insula.cli import daemon
 from insula.cli.main import current, root_option
 from insula.cli.paths import Paths
+from insula.tasks import in_thread
 
 GRACE_S = 2.0  # what a container gets to end by itself
 
@@ -38,6 +39,7 @@ def COMMAND(ctx: click.Context, everything: bool) -> None:  # noqa: N802
 
 
 async def _destroy(paths: Paths) -> None:
+    from insula.agent.podvolumes import end_lives
     from insula.cli import settings as settings_module
     from insula.cli.assemble import open_engine
 
@@ -50,5 +52,6 @@ async def _destroy(paths: Paths) -> None:
             await engine.destroy(grace_s=GRACE_S)
         finally:
             await engine.close()
+        await in_thread(end_lives, paths.data / "agent")
     for socket in (paths.docker_socket, paths.agent_socket):
         socket.unlink(missing_ok=True)
