@@ -6,6 +6,7 @@ A row is a node. Rows of removed nodes are reused. Labels are kept as one intege
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -19,6 +20,7 @@ from insula.scheduler.needs import AffinityTerm, Expression, Needs
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
 Group = tuple[str, tuple[tuple[str, str], ...]]  # namespace and labels: what selectors see of a workload
+_WHOLE = re.compile(r"[-+]?[0-9]{1,19}\Z", re.ASCII)
 UNSCHEDULABLE = ("node.kubernetes.io/unschedulable", "", "NoSchedule")
 
 
@@ -193,6 +195,8 @@ class Columns:
                 return np.zeros(len(self.live), bool)
 
     def _compare(self, column: NDArray[np.int32], numbers: dict[str, int], expression: Expression) -> Mask:
+        if len(expression.values) != 1 or not _is_int(expression.values[0]):
+            return np.zeros(len(self.live), bool)  # no number to compare with: no node, as kube-scheduler has it
         limit = int(expression.values[0])
         greater = expression.operator == "Gt"
         wanted = [
@@ -239,4 +243,4 @@ def _any(ip: str) -> bool:
 
 
 def _is_int(text: str) -> bool:
-    return text.lstrip("-").isdigit()
+    return _WHOLE.match(text) is not None
