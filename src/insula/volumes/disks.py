@@ -20,18 +20,13 @@ from insula.model.instance import Disk, DiskConfig
 from insula.tasks import in_thread
 from insula.volumes.diskfile import SECTOR, DiskFacts, Format, probe
 from insula.volumes.naming import check_part
+from insula.volumes.qcow2 import overlay
 
 _PROGRAM_S = 60.0
 # qemu-img reads what strangers wrote: it gets little memory and time, see the limits that OpenStack settled on.
 _LIMITS = ("prlimit", f"--as={2 << 30}", "--cpu=60")
 _RESERVE_BYTES = 64 * 1024 * 1024
 _ZEROS = bytes(64 * 1024)
-
-
-def overlay_command(path: str, backing: str, backing_format: Format, size_bytes: int) -> list[str]:
-    """The qemu-img call for a writable disk on top of `backing`; `size_bytes` 0 keeps its size."""
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", backing_format, "-b", backing, path]
-    return [*command, str(size_bytes)] if size_bytes else command
 
 
 class Disks:
@@ -67,9 +62,9 @@ class Disks:
                     f"the disk {disk.name} cannot be {disk.size_bytes} bytes: its image has {facts.size_bytes}",
                     field="size",
                 )
-            await change(fresh.unlink, missing_ok=True)
-            await spawn.run(overlay_command(str(fresh), backing, facts.format, disk.size_bytes), deadline_s=_PROGRAM_S)
-            await change(fresh.rename, path)
+            content = overlay(backing, facts.format, disk.size_bytes or facts.size_bytes)
+            await change(fresh.write_bytes, content)
+            await change(_keep, fresh, path)
         return _resolved(disk, str(path), "qcow2")
 
     async def _file(self, disk: DiskConfig) -> Disk:
