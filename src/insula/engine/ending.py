@@ -60,7 +60,8 @@ async def remove(parts: Parts, resident: Resident) -> None:
 # --- the steps --------------------------------------------------------------------------------------------------
 
 
-async def _driver(work: Ending) -> None:
+async def clear_driver(work: Ending) -> None:
+    """The process, or what a start that was killed left of one, and the driver's folder. A machine's outlives its runs."""
     if not work.resident.entry.boot_id:  # not started since it was last cleared up
         return
     directory = work.parts.directory(work.resident.entry)
@@ -72,7 +73,8 @@ async def _driver(work: Ending) -> None:
         await in_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
-async def _network(work: Ending) -> None:
+async def clear_network(work: Ending) -> None:
+    """Ports, interfaces and the namespace."""
     if not work.resident.entry.boot_id:
         return
     networks, id = work.parts.networks, work.resident.id
@@ -124,15 +126,15 @@ async def _forget(work: Ending) -> None:
 
 
 END: Plan[Ending] = (
-    (Step("end.driver", _driver), Step("end.network", _network)),
+    (Step("end.driver", clear_driver), Step("end.network", clear_network)),
     (Step("end.unmount", _unmount),),
     (Step("end.settle", _settle),),
 )
 
 REMOVE: Plan[Ending] = (
     (
-        Step("remove.driver", _driver),
-        Step("remove.network", _network),
+        Step("remove.driver", clear_driver),
+        Step("remove.network", clear_network),
         Step("remove.root", _remove_root),
         Step("remove.volumes", _volumes),
         Step("remove.disks", _disks),

@@ -42,8 +42,6 @@ MOVES: Mapping[Stage, Mapping[Verb, Stage]] = {
     Stage.REMOVING: {Verb.REMOVE: Stage.REMOVING},
 }
 
-ALIVE = frozenset({Stage.STARTING, Stage.RUNNING})
-
 
 def move(stage: Stage, verb: Verb) -> Stage:
     """Where a verb leads. Raises Conflict where the table has no such move: a fault of ours or a race that was lost."""

@@ -17,7 +17,7 @@ from insula import clock
 from insula.drivers.driver import Exit, Phase, Status
 from insula.engine import sandboxes
 from insula.engine.controls import finish_stop
-from insula.engine.ending import Ending, let_go
+from insula.engine.ending import Ending, clear_driver, clear_network, let_go
 from insula.engine.leftovers import clear_half_made, read_word
 from insula.engine.lifecycle import Verb
 from insula.engine.parts import Parts
@@ -47,7 +47,7 @@ async def recover(parts: Parts) -> None:
         parts.images.recover(),
         parts.networks.recover([*(entry.id for entry in entries if entry.boot_id), *(box.id for box in boxes)]),
     )
-    await _each([_sandbox(parts, box) for box in boxes], "taking back a sandbox failed")
+    await _each([sandboxes.recover(parts, box) for box in boxes], "taking back a sandbox failed")
     await _each([_one(parts, parts.residents[entry.id]) for entry in entries], "taking back an instance failed")
     await _orphans(parts, entries, boxes)
 
@@ -70,10 +70,6 @@ async def _each(works: Sequence[Awaitable[None]], sentence: str) -> None:
     for result in await asyncio.gather(*(one(work) for work in works), return_exceptions=True):
         if isinstance(result, BaseException):
             log.error(sentence, exc_info=result)
-
-
-async def _sandbox(parts: Parts, entry: SandboxEntry) -> None:
-    await sandboxes.recover(parts, entry)
 
 
 async def _one(parts: Parts, resident: Resident) -> None:
@@ -189,29 +185,14 @@ _BY_STAGE: dict[Stage, Callable[[Parts, Resident], Awaitable[None]]] = {
 # --- half-done starts and orphans -------------------------------------------------------------------------------
 
 
-async def _undo_driver(work: Ending) -> None:
-    entry = work.resident.entry
-    if entry.handle is not None:
-        await work.resident.driver.delete(entry.handle)
-    else:
-        await clear_half_made(work.resident.driver, work.parts.directory(entry))
-    if entry.config.machine is None:
-        await in_thread(shutil.rmtree, work.parts.directory(entry), ignore_errors=True)
-
-
-async def _undo_network(work: Ending) -> None:
-    await work.parts.networks.disconnect(work.resident.id)
-    await work.parts.networks.drop_namespace(work.resident.id)
-
-
 async def _undo_root(work: Ending) -> None:
     if work.resident.entry.started_at:
         await work.parts.images.unmount(work.resident.id, remove=False)
 
 
 UNDO_START: Plan[Ending] = (
-    (Step("undo.driver", _undo_driver),),
-    (Step("undo.network", _undo_network), Step("undo.root", _undo_root)),
+    (Step("undo.driver", clear_driver),),
+    (Step("undo.network", clear_network), Step("undo.root", _undo_root)),
 )
 
 

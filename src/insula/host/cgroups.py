@@ -21,7 +21,6 @@ from msgspec import Struct
 from insula.errors import HostFault, Unavailable
 
 UNIFIED = ""  # the name of the version 2 tree among the roots
-NAMED = "name="  # how version 1 marks a tree without a controller (name=systemd)
 
 
 class Layout(Struct, frozen=True, kw_only=True):
