@@ -100,9 +100,9 @@ class OciCase:
 
     @classmethod
     async def make(cls, folder: Path) -> OciCase:
-        """Probe once for all tests of this process."""
+        """Probe once for all tests of this process. INSULA_TEST_RUNTIME names a runtime other than the first that works."""
         if cls._runtime is None:
-            found = await OciDriver(folder / "run").probe()
+            found = await OciDriver(folder / "run", runtime=os.environ.get("INSULA_TEST_RUNTIME")).probe()
             assert found.available, found.notes
             cls._runtime = Runtime(
                 name=found.facts["runtime"],
