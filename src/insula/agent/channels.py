@@ -97,13 +97,12 @@ async def _outgoing(socket: web.WebSocketResponse, streams: Streams) -> None:
 async def _incoming(
     socket: web.WebSocketResponse, streams: Streams, *, stdin: bool, resize: Callable[[int, int], Awaitable[None]]
 ) -> None:
-    """Ends when the client leaves."""
+    """Ends when the client leaves. Text frames carry the same as binary ones (the Python client sends them)."""
     async for message in socket:
-        if message.type is not WSMsgType.BINARY or not message.data:
-            if message.type is WSMsgType.TEXT:
-                return
+        if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT) or not message.data:
             continue
-        channel, data = message.data[0], message.data[1:]
+        frame: bytes = message.data if message.type is WSMsgType.BINARY else message.data.encode()
+        channel, data = frame[0], frame[1:]
         if channel == STDIN and stdin:
             with contextlib.suppress(ConnectionError, InsulaError):
                 await streams.write(data)

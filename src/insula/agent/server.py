@@ -128,11 +128,11 @@ class Server:
         return response
 
     async def _exec(self, request: web.Request) -> web.StreamResponse:
-        _only_websocket(request)
         command = tuple(request.query.getall("command", []))
         if not command:
             raise Invalid("you must specify at least one command for the container", field="command")
         instance = await lookup.running(self._services, *_container(request))
+        _only_websocket(request)
         tty, stdin = _asked(request, "tty"), _asked(request, "stdin", "input")
         engine = self._services.engine
         made = await engine.exec_create(instance.id, Process(args=command, tty=tty, open_stdin=stdin))
@@ -154,8 +154,8 @@ class Server:
         return socket_
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:
-        _only_websocket(request)
         instance = await lookup.running(self._services, *_container(request))
+        _only_websocket(request)
         engine = self._services.engine
         streams = await engine.attach(instance.id)
         socket_ = await channels.open_socket(request)
@@ -262,6 +262,7 @@ def _asked(request: web.Request, *names: str) -> bool:
 
 
 def _only_websocket(request: web.Request) -> None:
+    """After everything else: kubectl asks a second time without WebSocket when it was refused, and shows that answer."""
     if request.headers.get("Upgrade", "").lower() != "websocket":
         raise Invalid(
             "unable to upgrade: remote commands are served over WebSocket (v5.channel.k8s.io, v4.channel.k8s.io)"

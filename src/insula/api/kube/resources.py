@@ -194,13 +194,29 @@ async def patch(call: Call) -> web.StreamResponse:
     return await _written(call, answer, 201 if answer.created else 200)
 
 
+_SHOWN_WHEN_GONE = {
+    "": (
+        "persistentvolumeclaims",
+        "persistentvolumes",
+        "pods",
+        "podtemplates",
+        "resourcequotas",
+        "serviceaccounts",
+        "services",
+    ),
+    "storage.k8s.io": ("csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"),
+    "resource.k8s.io": ("deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"),
+}
+"""Types whose deletion is answered with the object and not with a Status, as the published OpenAPI says."""
+
+
 async def delete(call: Call) -> web.StreamResponse:
-    """DELETE one object: a Status when it is gone, the object when it is only marked."""
+    """DELETE one object: a Status when it is gone, for some types the object; the object when it is only marked."""
     asked = call.asked
     wanted, dry_run = options.delete_options(await _body(call), call.request.query)
     request = structs.replace(call.write_request(), dry_run=dry_run)
     answer = await call.write(call.door.verbs.delete(request, call.ref, asked.name, asked.namespace, options=wanted))
-    if not answer.deleted:
+    if not answer.deleted or call.ref.plural in _SHOWN_WHEN_GONE.get(call.ref.group, ()):
         return await _written(call, answer, 200)
     gone = success(
         group=call.ref.group,
