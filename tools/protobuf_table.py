@@ -11,8 +11,8 @@ A message that the files lack in one version and have in another of its group is
 same, as graduations of an API keep the numbers.
 
 The table: message name to rows [number, JSON name, type]. Types: string bytes bool int32 int64 double, or a message;
-`*T` repeated, `%T` a map from string to T, `+T` a message whose fields stand in the owner's own object (embedded in Go). Message names
-are short: `core.v1.Pod`, `meta.v1.ObjectMeta`. `?T` a scalar that may be absent, so that a zero counts.
+`*T` repeated, `%T` a map from string to T, `+T` a message whose fields stand in the owner's own object (embedded in Go).
+Message names are short: `core.v1.Pod`, `meta.v1.ObjectMeta`. `?T` a scalar that may be absent, so that a zero counts.
 """
 
 from __future__ import annotations

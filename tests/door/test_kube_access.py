@@ -14,6 +14,9 @@ from kubernetes.client.exceptions import ApiException
 from door.kube_support import Cluster, cluster
 from insula.tasks import in_thread
 
+# every kubectl is a vfork that holds this process until the child runs: on a busy machine that is no fault of the loop
+pytestmark = pytest.mark.may_block
+
 
 @pytest.fixture
 async def door(tmp_path: Path) -> AsyncIterator[Cluster]:

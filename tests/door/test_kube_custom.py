@@ -10,6 +10,9 @@ import pytest
 
 from door.kube_support import Cluster, cluster
 
+# every kubectl is a vfork that holds this process until the child runs: on a busy machine that is no fault of the loop
+pytestmark = pytest.mark.may_block
+
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["spec"],

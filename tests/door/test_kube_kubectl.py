@@ -13,6 +13,9 @@ from door.kube_support import Cluster, cluster
 from insula.store.memory import MemoryStore
 from insula.store.sqlite import SqliteStore
 
+# every kubectl is a vfork that holds this process until the child runs: on a busy machine that is no fault of the loop
+pytestmark = pytest.mark.may_block
+
 
 @pytest.fixture(params=["memory", "sqlite"])
 async def door(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:

@@ -7,8 +7,7 @@ A definition that contains itself falls back to "fails always", which sends its 
 from __future__ import annotations
 
 import keyword
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -29,7 +28,6 @@ _TIME = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?
 
 _made: dict[tuple[str, int], Any] = {}
 _pending: set[str] = set()
-_making = threading.RLock()  # types are made ahead of need in a thread
 
 
 class _Never(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,17 +39,28 @@ class _Never(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def fast_type(name: str, flavour: int) -> Any:
     """The type to `msgspec.convert` an object of this definition to."""
     known = _made.get((name, flavour))
-    if known is not None:
-        return known
-    with _making:
-        known = _made.get((name, flavour))
-        if known is None:
-            _pending.add(name)
-            try:
-                known = _made[name, flavour] = _object(schemas.get(name), name, flavour, name)
-            finally:
-                _pending.discard(name)
-        return known
+    if known is None:
+        _pending.add(name)
+        try:
+            known = _made[name, flavour] = _object(schemas.get(name), name, flavour, name)
+        finally:
+            _pending.discard(name)
+    return known
+
+
+def below(name: str, seen: set[str]) -> Iterator[str]:
+    """The definitions that a definition leads to, each behind those that it needs; itself last."""
+    if name in seen:
+        return
+    seen.add(name)
+    pending: list[Any] = [schemas.get(name)]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, Mapping):
+            if isinstance(target := part.get("$ref"), str):
+                yield from below(target, seen)
+            pending += part.values()
+    yield name
 
 
 def _object(schema: Schema, name: str, flavour: int, definition: str = "") -> Any:

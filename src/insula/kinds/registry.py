@@ -13,7 +13,7 @@ from types import ModuleType
 
 import insula.kinds
 from insula.errors import AlreadyExists, NotFound
-from insula.kinds import builtin
+from insula.kinds import builtin, schemas
 from insula.kinds.kind import Kind
 from insula.model.resource import Ref
 
@@ -46,7 +46,8 @@ class Registry:
 
     @classmethod
     def builtin(cls) -> Registry:
-        """Every kind of Kubernetes and those that Insula adds."""
+        """Every kind of Kubernetes and those that Insula adds. Imports and reads files: call it in a thread."""
+        schemas.names()
         kinds = dict(builtin.rows())
         for kind in found_in_files():
             kinds[kind.gvk] = kind

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import msgspec
 
 from insula.errors import Cause, Invalid
 from insula.kinds import schemas, structural
-from insula.kinds.fasttypes import REQUIRED, SHAPE, fast_type
+from insula.kinds.fasttypes import REQUIRED, SHAPE, below, fast_type
 from insula.kinds.kind import Kind
 from insula.kinds.schemas import Schema
 from insula.model.resource import Resource
@@ -79,13 +79,18 @@ def problems(kind: Kind, obj: Resource) -> list[Cause]:
     return structural.validate(kind.schema, obj)[:_MAX_FAULTS] if kind.schema is not None else []
 
 
-def warm(kinds: Iterable[Kind]) -> None:
-    """Make what the first objects of these kinds would wait for (tens of milliseconds a kind). For a thread at start."""
+def warming(kinds: Iterable[Kind]) -> Iterator[None]:
+    """Make what the first objects of these kinds would wait for, tens of milliseconds in all, in small steps: let others
+    run at each."""
+    seen: set[str] = set()
     for kind in kinds:
-        if isinstance(kind.schema, str):
+        for name in below(kind.schema, seen) if isinstance(kind.schema, str) else ():
+            if "properties" not in schemas.get(name):
+                continue
             for flavour in (SHAPE, REQUIRED):
                 with suppress(msgspec.ValidationError):
-                    msgspec.convert({}, fast_type(kind.schema, flavour))
+                    msgspec.convert({}, fast_type(name, flavour))
+                yield
 
 
 def handled_as(kind: Kind, why: str) -> str:

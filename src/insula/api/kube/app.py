@@ -37,7 +37,7 @@ from insula.errors import DeadlineExceeded, HostFault, InsulaError, NotFound, To
 from insula.kinds import validation
 from insula.kinds.registry import Registry
 from insula.model.resource import Resource
-from insula.tasks import in_thread
+from insula.tasks import finish
 from insula.verbs.request import User
 from insula.verbs.verbs import Verbs
 
@@ -85,12 +85,12 @@ def make_app(
     customs = Customs(verbs)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
-        warming = asyncio.ensure_future(in_thread(validation.warm, [registry.by_gvk(*gvk) for gvk in _WARM]))
+        warming = asyncio.create_task(_warm(registry))
         await customs.start()
         if feed is not None:
             await feed.start()
         yield
-        await warming
+        await finish(warming)
         await customs.close()
         if feed is not None:
             await feed.close()
@@ -99,6 +99,11 @@ def make_app(
 
     app.cleanup_ctx.append(life)
     return app
+
+
+async def _warm(registry: Registry) -> None:
+    for _ in validation.warming([registry.by_gvk(*gvk) for gvk in _WARM]):
+        await asyncio.sleep(0)
 
 
 class _Entrance:
