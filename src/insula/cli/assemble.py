@@ -49,7 +49,6 @@ from insula.verbs import admission
 from insula.verbs.verbs import Verbs
 
 log = logging.getLogger(__name__)
-SKIPPED_GROUPS = ("events.k8s.io",)  # a second face of core/v1 events
 CUSTOM_KINDS = Ref("apiextensions.k8s.io", "v1", "customresourcedefinitions")
 
 
@@ -215,9 +214,9 @@ def service_env(host: str, port: int) -> dict[str, str]:
 
 
 def types_of(registry: Registry) -> list[TypeInfo]:
-    """Every type that can be listed, watched and deleted, each once."""
+    """Every type that can be listed, watched and deleted; second faces of the same objects are marked."""
     return [
-        TypeInfo(kind.ref, kind.kind, kind.namespaced)
+        TypeInfo(kind.ref, kind.kind, kind.namespaced, alternate=kind.stored_as is not None)
         for kind in registry.all()
-        if kind.stored and {"list", "watch", "delete"} <= set(kind.verbs) and kind.ref.group not in SKIPPED_GROUPS
+        if kind.stored and {"list", "watch", "delete"} <= set(kind.verbs)
     ]

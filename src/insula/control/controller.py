@@ -56,11 +56,13 @@ class Caches(Protocol):
 
 @dataclass(frozen=True)
 class TypeInfo:
-    """A resource type that can be listed, watched and deleted. `kind` is its name in owner references."""
+    """A resource type that can be listed, watched and deleted. `kind` is its name in owner references. `alternate`: its
+    objects are those of another version or group, where they are looked at already."""
 
     ref: Ref
     kind: str
     namespaced: bool
+    alternate: bool = False
 
 
 async def _no_types() -> Sequence[TypeInfo]:

@@ -85,7 +85,8 @@ class Manager:
     async def _see_types(self) -> None:
         """Show every served type to the controllers that look at all of them; forget types that are gone."""
         curious = [controller for controller in self._controllers if controller.every_type]
-        served = {info.ref: info for info in await self._context.types()} if curious else {}
+        types = await self._context.types() if curious else ()
+        served = {info.ref: info for info in types if not info.alternate}
         for ref in self._followed - served.keys():
             self._followed.discard(ref)
             await self._caches.drop(ref)

@@ -53,7 +53,7 @@ async def _empty(context: Context, name: str) -> dict[str, list[Resource]]:
     found: dict[str, list[Resource]] = {}
     errors: list[BaseException] = []
     for info in await context.types():
-        if info.namespaced:
+        if info.namespaced and not info.alternate:
             try:
                 if left := await _empty_type(context, info.ref, name):
                     found[info.ref.plural] = left
