@@ -30,6 +30,7 @@ from insula.api.kube.pki import Pki
 from insula.api.kubevirt.app import extension as kubevirt_extension
 from insula.cli import ports
 from insula.cli.cluster import first_objects
+from insula.cli.engines import open_engine
 from insula.cli.identity import node_id
 from insula.cli.paths import Paths
 from insula.cli.settings import Settings, api_port, node_name
@@ -38,7 +39,6 @@ from insula.control.controller import Context, TypeInfo
 from insula.control.loop import Manager
 from insula.control.shared import SharedCaches
 from insula.engine.node import NodeEngine
-from insula.engine.settings import EnginePaths, EngineSettings
 from insula.errors import Unavailable
 from insula.kinds.registry import Registry
 from insula.model.resource import Ref
@@ -76,12 +76,6 @@ async def assembled(paths: Paths, settings: Settings) -> AsyncIterator[Running]:
         services = partial(_services, paths, settings, engine, gateway, port)
         await _loops(paths, services, verbs, pki, undo)
         yield Running(api=url, docker=str(paths.docker_socket), node=node_name(settings))
-
-
-async def open_engine(paths: Paths, settings: Settings) -> NodeEngine:
-    """This Insula's engine; nothing is taken back yet."""
-    wanted = EngineSettings(prefix=paths.prefix, table=paths.table, cgroup=paths.cgroup, default_subnet=settings.subnet)
-    return await NodeEngine.open(EnginePaths(data=paths.data, runtime=paths.run), wanted)
 
 
 async def _engine(paths: Paths, settings: Settings, undo: AsyncExitStack) -> NodeEngine:

@@ -41,7 +41,7 @@ def COMMAND(ctx: click.Context, everything: bool) -> None:  # noqa: N802
 async def _destroy(paths: Paths) -> None:
     from insula.agent.podvolumes import end_lives
     from insula.cli import settings as settings_module
-    from insula.cli.assemble import open_engine
+    from insula.cli.engines import open_engine
 
     if not paths.data.exists():
         return
