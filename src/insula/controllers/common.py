@@ -47,13 +47,10 @@ def is_active(pod: Resource) -> bool:
 def with_condition(
     conditions: Iterable[dict[str, Any]], type_: str, status: str, reason: str, message: str, now: str, **extra: str
 ) -> list[dict[str, Any]]:
-    """Conditions with one set; its transition time moves only when its status does. Everything else is kept."""
-    rest, old = [], None
-    for found in conditions:
-        if found["type"] == type_:
-            old = found
-        else:
-            rest.append(found)
+    """Conditions with one set, at its place; its transition time moves only when its status does. Everything else is kept."""
+    result = list(conditions)
+    place = next((number for number, found in enumerate(result) if found["type"] == type_), len(result))
+    old = result[place] if place < len(result) else None
     same = old is not None and old["status"] == status
     since = old["lastTransitionTime"] if old is not None and same and "lastTransitionTime" in old else now
     fresh = {
@@ -66,7 +63,8 @@ def with_condition(
     }
     if old is not None and all(old.get(k) == v for k, v in fresh.items() if k != "lastUpdateTime"):
         fresh = old
-    return [*rest, fresh]
+    result[place : place + 1] = [fresh]
+    return result
 
 
 async def write_status(client: Client, ref: Ref, obj: Resource, status: dict[str, Any]) -> bool:

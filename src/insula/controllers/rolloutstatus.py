@@ -69,11 +69,8 @@ def _progressing(
     if complete(deployment, status):
         return said("True", DONE, f'ReplicaSet "{name}" has successfully progressed.')
     if found is None or reason in (DONE, RESUMED) or _moved(status, old):
-        conditions = [item for item in conditions if item["type"] != "Progressing"]
-        since = found["lastTransitionTime"] if found and found["status"] == "True" else now
-        fresh = {"type": "Progressing", "status": "True", "lastTransitionTime": since, "lastUpdateTime": now}
-        text = f'ReplicaSet "{name}" is progressing.'
-        return [*conditions, {**fresh, "reason": "ReplicaSetUpdated", "message": text}]
+        moving = said("True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.')
+        return [{**one, "lastUpdateTime": now} if one["type"] == "Progressing" else one for one in moving]
     if left_s(deployment, now) == 0:
         return said("False", OVERDUE, f'ReplicaSet "{name}" has timed out progressing.')
     return conditions
