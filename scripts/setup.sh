@@ -95,6 +95,8 @@ if [ ! -e "$stamp" ]; then
     rm -f .venv/.locked-*
     : >"$stamp"
 fi
+# Compiled once here, so that no start compiles, not even where Python is told to write no bytecode.
+.venv/bin/python -m compileall -q src/insula || fail "the sources below src/insula cannot be compiled."
 if [ ! -e /usr/local/bin/insula ] || [ -L /usr/local/bin/insula ]; then
     mkdir -p /usr/local/bin
     ln -sfn "$PWD/.venv/bin/insula" /usr/local/bin/insula
