@@ -44,10 +44,13 @@ async def test_everything_in_order(tmp_path: Path) -> None:
     assert await read(tmp_path / "missing") == []
 
 
+LONG = b"".join(line(n % 60, f"line {n}") for n in range(20000))
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5000, 20000, 99999])
 async def test_tail(tmp_path: Path, count: int) -> None:
     log = tmp_path / "log"
-    log.write_bytes(b"".join(line(n % 60, f"line {n}") for n in range(20000)))
+    log.write_bytes(LONG)
     got = texts(await read(log, tail=count))
     assert len(got) == min(count, 20000)
     if got:
