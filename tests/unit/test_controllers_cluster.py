@@ -425,7 +425,9 @@ async def test_a_silent_node_is_tainted_and_its_pods_are_marked_and_leave() -> N
         status = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
         await verbs.patch(ANYONE, NODES, "n", status, type="merge", sub="status")
         for name, seconds in (("stays", None), ("leaves", 0)):
-            toleration = {"operator": "Exists", **({} if seconds is None else {"tolerationSeconds": seconds})}
+            toleration: dict[str, Any] = {"operator": "Exists"}
+            if seconds is not None:
+                toleration |= {"effect": "NoExecute", "tolerationSeconds": seconds}
             spec = {"nodeName": "n", "containers": [{"name": "c", "image": "i"}], "tolerations": [toleration]}
             await verbs.create(ANYONE, PODS, {"metadata": {"name": name}, "spec": spec}, "default")
             ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
