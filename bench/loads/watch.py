@@ -91,7 +91,7 @@ class Load:
 
     async def _change(self, writer: Connection, number: int) -> None:
         server = self.settings.server
-        body = msgspec.json.encode({"metadata": {"annotations": {"n": str(number)}}})
+        body = msgspec.json.encode({"metadata": {"annotations": {"n": f"{number}-{time.time_ns()}"}}})
         ask = request("PATCH", self.settings.change, server.host, server.headers(), body)
         self._all.clear()
         self._missing = self.settings.watchers

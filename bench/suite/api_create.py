@@ -17,7 +17,7 @@ def run(context: Context) -> list[Row]:
 
     def measure(door: Door) -> Figures:
         population.fill(door.server, 50)
-        body = msgspec.json.encode({**population.pod(""), "metadata": {"generateName": "c-"}}).decode()
+        body = msgspec.json.encode(population.pod("c{n}")).decode()
         settings = Settings(
             server=door.server,
             method="POST",

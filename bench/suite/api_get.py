@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from bench import loads, population
 from bench.benchmark import AT_LEAST, AT_MOST, Benchmark, Budget, Row
 from bench.context import Context
@@ -15,8 +17,9 @@ def figures(door: Door, settings: Settings, repeats: int) -> Figures:
     """Repeat a load and put its figures together. Raises RuntimeError when answers were errors."""
     rates, latencies, generator = [], [], []
     count, before = 0, door.cpu_s()
-    for _ in range(repeats):
-        found, cpu = loads.run("http", settings, Measured)
+    for turn in range(repeats):
+        numbered = msgspec.structs.replace(settings, first=turn * 1_000_000)
+        found, cpu = loads.run("http", numbered, Measured)
         if found.errors:
             raise RuntimeError(f"{found.errors} of {found.count} answers of {door.name} were errors")
         rates.append(found.count / found.seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from bench import kubepeer, loads, population
 from bench.api import Api
 from bench.benchmark import AT_MOST, Benchmark, Budget, Row, summary
@@ -27,10 +29,15 @@ def run(context: Context) -> list[Row]:
         settings = Settings(
             server=door.server, watch=watch, change=f"{MAPS}/watched", watchers=watchers, changes=changes
         )
+        idle = msgspec.structs.replace(settings, changes=0)
+        before = door.cpu_s()
+        loads.run("watch", idle, Measured)
+        middle = door.cpu_s()
         found, generator = loads.run("watch", settings, Measured)
+        spent = (door.cpu_s() - middle) - (middle - before)  # without what connecting costs
         each.append(found.each)
         rates = [watchers * changes / found.seconds]
-        return DoorFigures(rates, found.last, 0.0, generator)
+        return DoorFigures(rates, found.last, spent / (watchers * changes), generator)
 
     ours, theirs, name = both(context, measure)
     absent = "" if theirs else f"no peer: {kubepeer.missing()} is not installed"
@@ -53,6 +60,7 @@ def run(context: Context) -> list[Row]:
             (),
         ),
         ("events delivered", "1/s", ours.rates, theirs and theirs.rates, ()),
+        ("server CPU per event", "µs", [ours.cpu_s * 1e6], [theirs.cpu_s * 1e6] if theirs else None, ()),
     ]
     return [
         Row(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from insula.errors import Invalid
@@ -26,15 +27,27 @@ def parse_quantity(value: Any) -> Fraction:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return Fraction(value)
-    match = _FORM.match(str(value)) if isinstance(value, (str, float)) and len(str(value)) <= MAX_LENGTH else None
+    text = str(value) if isinstance(value, (str, float)) else ""
+    if not text or len(text) > MAX_LENGTH:
+        raise _unreadable(value)
+    return _parse(text)
+
+
+@lru_cache(4096)  # the same few amounts come again and again
+def _parse(text: str) -> Fraction:
+    match = _FORM.match(text)
     if match is None:
-        raise Invalid(
-            f"quantity {str(value)[:MAX_LENGTH]!r} must match a number with a suffix such as 500m, 2, 1.5Gi or 1e3"
-        )
+        raise _unreadable(text)
     sign, number, exponent, suffix = match.groups()
     scale = Fraction(10) ** int(exponent[1:]) if exponent else _scale(suffix or "")
     exact = Fraction(number if number[-1] != "." else number[:-1]) * scale
     return -exact if sign == "-" else exact
+
+
+def _unreadable(value: Any) -> Invalid:
+    return Invalid(
+        f"quantity {str(value)[:MAX_LENGTH]!r} must match a number with a suffix such as 500m, 2, 1.5Gi or 1e3"
+    )
 
 
 def _scale(suffix: str) -> Fraction:

@@ -258,6 +258,8 @@ def _unescape(text: str) -> str:
 
 def parse_fields(text: str) -> FieldSelector:
     """Read `a=b,c!=d` (also `==`). Raises Invalid."""
+    if not text:
+        return _EVERY_FIELD
     found = []
     for part in _split_fields(text):
         if not part.strip():
@@ -267,3 +269,6 @@ def parse_fields(text: str) -> FieldSelector:
             raise Invalid(f"invalid selector: '{text}'; can't understand '{part}'", field="fieldSelector")
         found.append(FieldRequirement(match.group(1).strip(), _unescape(match.group(3)), match.group(2) != "!="))
     return FieldSelector(tuple(found))
+
+
+_EVERY_FIELD = FieldSelector(())

@@ -196,12 +196,16 @@ def _of_value(value: Any, schema: Schema | None) -> Node | None:
 
 def everything(value: Any, schema: Schema | None) -> Node:
     """A value with all its inner nodes: how a field that appears or disappears counts."""
+    if not isinstance(value, (dict, list)):
+        return {}
     below: Node = {}
-    if is_granular(schema, value):
+    if isinstance(value, dict) and is_granular(schema, value):
         for name, child in value.items():
-            if child is not None:
+            if isinstance(child, (dict, list)):
                 below[f"f:{name}"] = everything(child, schema.field(name) if schema else None)
-    elif schema is not None and is_keyed(schema, value):
+            elif child is not None:
+                below[f"f:{name}"] = {}
+    elif isinstance(value, list) and schema is not None and is_keyed(schema, value):
         element = schema.items()
         for name, item in (by_element(schema, value) or {}).items():
             below[name] = everything(item, element) if schema.list_type == "map" else {}
