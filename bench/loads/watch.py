@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 import uvloop
@@ -14,6 +16,7 @@ from bench.loads import percentiles, tell
 from bench.loads.wire import Connection, Stream, request
 
 DEADLINE_S = 60.0
+One = TypeVar("One", Connection, Stream)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,17 +55,17 @@ class Load:
         if self._missing <= 0:
             self._all.set()
 
-    async def _connect(self, make: type[Connection] | None = None) -> Connection | Stream:
+    async def _connect(self, make: Callable[[], One]) -> One:
         server = self.settings.server
-        ask = request("GET", self.settings.watch, server.host, server.headers())
         _, made = await asyncio.get_running_loop().create_connection(
-            make or (lambda: Stream(ask, self.seen, b'"type":"MODIFIED"')),
-            server.host,
-            server.port,
-            ssl=self._tls,
-            server_hostname=server.host,
+            make, server.host, server.port, ssl=self._tls, server_hostname=server.host
         )
         return made
+
+    def _stream(self) -> Stream:
+        server = self.settings.server
+        ask = request("GET", self.settings.watch, server.host, server.headers())
+        return Stream(ask, self.seen, b'"type":"MODIFIED"')
 
     async def run(self) -> tuple[float, float]:
         """(seconds, own CPU seconds) of the changes."""
@@ -70,12 +73,10 @@ class Load:
         streams: list[Stream] = []
         for start in range(0, self.settings.watchers, 20):
             size = min(20, self.settings.watchers - start)
-            made = await asyncio.gather(*(self._connect() for _ in range(size)))
-            streams += [one for one in made if isinstance(one, Stream)]
+            streams += await asyncio.gather(*(self._connect(self._stream) for _ in range(size)))
         async with asyncio.timeout(DEADLINE_S):
             await asyncio.gather(*(stream.open for stream in streams))
         writer = await self._connect(Connection)
-        assert isinstance(writer, Connection)
         await self._change(writer, -1)  # the first one warms up
         self.each.clear()
         self.last.clear()

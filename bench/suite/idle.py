@@ -6,9 +6,11 @@ import time
 
 from bench import processes
 from bench.benchmark import AT_MOST, Benchmark, Budget, Row, Summary, summary
+from bench.commands import run as run_command
 from bench.context import Context
 from bench.dockerd import Dockerd
 from bench.insula import Insula
+from bench.suite.docker_run import ARGV
 
 SETTLE_S = 5.0
 MIB = 2**20
@@ -26,12 +28,10 @@ def _watch(daemon: Insula | Dockerd, seconds: float) -> tuple[processes.Cost, fl
 
 def run(context: Context) -> list[Row]:
     """A daemon that has just run one container, with its images; Insula with all roles and one ready node."""
-    from bench.suite.docker_run import ARGV, timed
-
     seconds = float(context.times(60, 5))
     daemons = [daemon for daemon in (context.insula, context.dockerd) if daemon is not None]
     for daemon in daemons:
-        timed(ARGV, env=daemon.env)
+        run_command(ARGV, env=daemon.env)
     time.sleep(SETTLE_S)
     found = {daemon.name: _watch(daemon, seconds) for daemon in daemons}
     figures = {
