@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import shutil
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ async def _record(work: Preparation) -> None:
 
 async def _folder(work: Preparation) -> None:
     folder = work.parts.folder(work.resident.id)
-    work.undo.push(in_thread, shutil.rmtree, folder, ignore_errors=True)
+    work.undo.push(in_thread, functools.partial(shutil.rmtree, folder, ignore_errors=True))
     await in_thread(folder.mkdir, mode=0o710, parents=True, exist_ok=True)
 
 
