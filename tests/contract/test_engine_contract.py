@@ -397,9 +397,9 @@ async def test_a_log_stays_within_its_limit(engine: NodeEngine) -> None:
     assert (await engine.wait("chatty")).exit_code == 0
     made = await engine.get("chatty")
     assert os.stat(made.log_path).st_blocks * 512 <= 128_000
-    kept = [line.data async for line in engine.logs("chatty")]
-    assert kept == [f"{number}\n".encode() for number in range(60_001 - len(kept), 60_001)]
-    assert len(kept) * 60 > 60_000
+    kept = b"".join([line.data async for line in engine.logs("chatty")])
+    assert b"".join(f"{number}\n".encode() for number in range(60_001)).endswith(kept)
+    assert kept.count(b"\n") * 60 > 60_000
     await engine.start("chatty")  # goes on in the same file
     await engine.wait("chatty")
     assert [line.data async for line in engine.logs("chatty", tail=1)] == [b"60000\n"]

@@ -256,7 +256,9 @@ async def test_a_pull_that_is_cancelled_leaves_nothing(
         try:
             await task
         except asyncio.CancelledError:
-            assert left_over(tmp_path / "data") == []
+            async with asyncio.timeout(10):  # a thread that was unpacking clears away after itself
+                while left_over(tmp_path / "data"):
+                    await asyncio.sleep(0.01)
         except InsulaError as fault:
             pytest.fail(f"a cancelled pull failed: {fault}")
         else:
