@@ -20,6 +20,7 @@ from insula.engine.roots import Place, mounted, place_of
 from insula.engine.tarring import write_tar
 from insula.errors import Forbidden, Invalid, NotFound
 from insula.host import xattrs
+from insula.host.folders import entries
 from insula.host.rootfd import open_in
 from insula.host.tarstream import Pipe, Plain, consume, produce
 from insula.host.untar import unpack
@@ -198,7 +199,7 @@ def _changes(upper: str, lowers: tuple[str, ...]) -> list[tuple[str, int]]:
 
 def _walk_upper(upper: str, below: str, lowers: tuple[str, ...], found: list[tuple[str, int]]) -> None:
     with suppress(FileNotFoundError):
-        for entry in sorted(os.scandir(upper + below), key=lambda each: each.name):
+        for entry in sorted(entries(upper + below), key=lambda each: each.name):
             path = f"{below}/{entry.name}"
             status = entry.stat(follow_symlinks=False)
             if xattrs.is_whiteout(status):
@@ -246,7 +247,7 @@ def _size_of(folder: str) -> int:
     pending = [folder]
     while pending:
         with suppress(FileNotFoundError, NotADirectoryError):
-            for entry in os.scandir(pending.pop()):
+            for entry in entries(pending.pop()):
                 status = entry.stat(follow_symlinks=False)
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from insula.errors import HostFault, Invalid, TooLarge
+from insula.host.folders import entries
 from insula.host.rmtree import remove_tree
 from insula.host.tarstream import CHUNK, Source
 from insula.tasks import in_thread
@@ -87,7 +88,7 @@ class Blobs:
 
     def all(self) -> Iterator[str]:
         """The digests of all blobs."""
-        for entry in os.scandir(self._folder):
+        for entry in entries(self._folder):
             yield "sha256:" + entry.name
 
     async def stream(self, digest: str, offset: int = 0) -> AsyncIterator[bytes]:
@@ -109,7 +110,7 @@ class Blobs:
         self._empty("trash")
 
     def _empty(self, prefix: str) -> None:
-        for entry in os.scandir(self._temporary):
+        for entry in entries(self._temporary):
             if not entry.name.startswith(prefix):
                 continue
             if entry.is_dir(follow_symlinks=False):

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from insula.errors import HostFault, Invalid
+from insula.host.folders import entries
 from insula.host.rmtree import remove_tree
 from insula.host.tarstream import Hashing
 from insula.host.threads import to_end
@@ -154,7 +155,7 @@ class Layers:
 
     def sweep(self, keep: set[str]) -> list[str]:
         """Take away the layers that are not in `keep`; `Blobs.empty_trash` deletes them. Returns chain ids. Blocks."""
-        gone = [entry.name for entry in os.scandir(self._folder) if entry.name not in keep]
+        gone = [entry.name for entry in entries(self._folder) if entry.name not in keep]
         for chain in gone:
             self._drop(chain)
         return gone
@@ -166,7 +167,7 @@ class Layers:
 
     def recover(self) -> None:
         """After a crash of the machine: drop what may not have reached the disk. Blocks."""
-        for entry in os.scandir(self._folder):
+        for entry in entries(self._folder):
             record = self.record(entry.name)
             if record is None or (record.boot and record.boot != self._boot):
                 log.warning("dropping a layer that may be incomplete", extra={"chain": entry.name})

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from insula.errors import Invalid, NotFound
 from insula.host import mounts
+from insula.host.folders import entries
 from insula.host.rmtree import remove_tree
 from insula.images.contract import Rootfs
 from insula.images.layers import Layers
@@ -113,7 +114,7 @@ class RootFilesystems:
         return {record.image for record in self._records()}
 
     def _records(self) -> list[_Record]:
-        found = [self._record(Path(entry.path)) for entry in os.scandir(self._folder)]
+        found = [self._record(Path(entry.path)) for entry in entries(self._folder)]
         return [record for record in found if record is not None]
 
     def _record(self, place: Path) -> _Record | None:

@@ -21,6 +21,7 @@ from msgspec import Struct, field
 from insula import clock
 from insula.errors import HostFault, NotFound, Unsupported
 from insula.host.copytree import copy_tree
+from insula.host.folders import entries
 from insula.host.rmtree import remove_tree
 from insula.host.threads import change
 from insula.model.instance import Disk, DiskConfig
@@ -57,7 +58,7 @@ class NodeVolumes:
     def _read_all(self) -> dict[str, _Record]:
         """A folder without its record was being made or removed when we were killed: its removal is finished."""
         records = {}
-        for entry in os.scandir(self._folder):
+        for entry in entries(self._folder):
             try:
                 records[entry.name] = msgspec.json.decode((Path(entry.path) / "volume.json").read_bytes(), type=_Record)
             except FileNotFoundError:
@@ -142,7 +143,7 @@ class NodeVolumes:
     def _populate(place: Path, source: str) -> None:
         data, mark = place / "_data", place / "populating"
         if mark.exists():
-            for entry in os.scandir(data):
+            for entry in entries(data):
                 if entry.is_dir(follow_symlinks=False):
                     remove_tree(entry.path)
                 else:
