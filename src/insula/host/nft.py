@@ -41,10 +41,28 @@ def _load() -> ctypes.CDLL | None:
     return library
 
 
+def _check_readable() -> None:
+    """Read all rules of the host once in a process of its own: the library crashes, and would take us along, where a newer
+    nftables has written rules that this version cannot read (1.0.6 does so with rules of 1.1). Raises Unavailable."""
+    program = shutil.which("nft") or "/usr/sbin/nft"
+    try:
+        done = subprocess.run(
+            [program, "list", "ruleset"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_DEADLINE_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if done.returncode < 0:
+        raise Unavailable(
+            "nftables cannot read the rules of this host: a newer version of it wrote some that this one does not know.",
+            hint="find them with the newer nft (`nft list tables`) and delete them, or install that version here",
+        )
+
+
 class Nft:
     """One context. Blocking; one thread, always the same. Raises Unavailable when neither library nor program is there."""
 
     def __init__(self) -> None:
+        _check_readable()
         self._library = _load()
         self._context: int | None = None
         if self._library is not None:
