@@ -84,8 +84,10 @@ async def serve(
     finally:
         for task in (incoming, outgoing):
             task.cancel()
-        await asyncio.wait((incoming, outgoing))
-        await streams.close()
+        try:
+            await asyncio.wait((incoming, outgoing))
+        finally:  # a client that leaves cancels this task too, in the middle of the line above
+            await streams.close()
 
 
 async def _outgoing(socket: web.WebSocketResponse, streams: Streams) -> None:

@@ -144,8 +144,8 @@ class Session:
                 await asyncio.wait((inward,), timeout=HALF_CLOSED_S)
         finally:
             inward.cancel()
+            writer.close()  # before any wait: a session that ends cancels this task
             await asyncio.wait((inward,))
-            writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
         return ""

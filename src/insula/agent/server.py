@@ -305,8 +305,8 @@ async def _pipe(request: web.Request, reader: asyncio.StreamReader, writer: asyn
         pass
     finally:
         task.cancel()
+        writer.close()  # before any wait: a client that leaves cancels this task too
         await asyncio.wait((task,))
-        writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
     return socket_
