@@ -165,11 +165,11 @@ class RawConnection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> bool:
-        """The client will send no more; True keeps the other direction open."""
+        """The client will send no more; True keeps the other direction open, which TLS cannot do."""
         self._ended = True
         self._wake()
         self._watch_hangup()
-        return True
+        return self._transport.get_extra_info("sslcontext") is None
 
     def _watch_hangup(self) -> None:
         """Nothing is read after an end of file, so the loop would not see a client leave for good until the next write. On a
