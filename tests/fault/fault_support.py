@@ -83,6 +83,7 @@ class Island:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="insula-f-"))
         self.paths = paths_of(str(self.folder))
         self.client = Path(tempfile.mkdtemp(prefix="insula-fc-"))
+        self.prefix: tuple[str, ...] = ()  # what its command is run by
         self._context: ssl.SSLContext | None = None
         self._numbers = iter(range(1 << 30))
 
@@ -91,7 +92,7 @@ class Island:
     def insula(self, *arguments: str, check: bool = True, env: Mapping[str, str] | None = None) -> str:
         """The `insula` command for this root; its output."""
         done = subprocess.run(
-            [sys.executable, "-m", "insula.cli", "--root", str(self.folder), *arguments],
+            [*self.prefix, sys.executable, "-m", "insula.cli", "--root", str(self.folder), *arguments],
             capture_output=True,
             text=True,
             timeout=120,
@@ -182,7 +183,11 @@ class Island:
         """A bare connection to the Kubernetes door, as the administrator."""
         host, port = self._config()[0]
         sock = socket.create_connection((host, port), timeout=timeout_s)
-        return self._tls().wrap_socket(sock, server_hostname=host) if tls else sock
+        try:
+            return self._tls().wrap_socket(sock, server_hostname=host) if tls else sock
+        except BaseException:
+            sock.close()
+            raise
 
     def _config(self) -> tuple[tuple[str, int], dict[str, Any]]:
         config = yaml.safe_load(self.paths.kubeconfig.read_text())
@@ -280,22 +285,22 @@ class Island:
         folder = self.paths.data / "tmp"
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.exists() else []
 
+    def groups(self) -> list[Path]:
+        """Its control groups, in every hierarchy."""
+        return [*Path("/sys/fs/cgroup").glob(self.paths.cgroup), *Path("/sys/fs/cgroup").glob(f"*/{self.paths.cgroup}")]
+
     def traces(self) -> dict[str, list[str]]:
         """What this Insula has in the kernel now."""
         root = str(self.folder)
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         links = [link.name for link in Path("/sys/class/net").iterdir()]
-        groups = [
-            *Path("/sys/fs/cgroup").glob(self.paths.cgroup),
-            *Path("/sys/fs/cgroup").glob(f"*/{self.paths.cgroup}"),
-        ]
         tables = subprocess.run(
             ["nft", "list", "tables"], capture_output=True, text=True, timeout=20, check=False
         ).stdout
         found = {
             "mounts": [mount for mount in mounts if mount.startswith(root) and mount != root],
             "interfaces": [name for name in links if name.startswith(self.paths.prefix)],
-            "control groups": [str(path) for path in groups],
+            "control groups": [str(path) for path in self.groups()],
             "tables": [line for line in tables.splitlines() if line.split()[-1] == self.paths.table],
             "processes": processes(root),
         }

@@ -35,9 +35,10 @@ def decide(machine: Resource, instance: Instance | None) -> str:
     running = instance is not None and instance.state.name in ("running", "paused")
     if deleted:
         return "stop" if running else "remove" if instance is not None else "forget"
-    if phase in FINAL or instance is not None:
+    if phase in FINAL:
         return "nothing"
-    return "start"
+    made = instance is not None and instance.state.name == "created"  # a start that a crash cut short
+    return "start" if instance is None or made else "nothing"
 
 
 def status_of(
@@ -218,7 +219,8 @@ class MachineWorker:
         for image, policy in image_references(self.machine):
             await podimages.ensure(self._services, self.machine, {"image": image, "imagePullPolicy": policy})
         secrets = secrets_of(self._services, self.machine["metadata"]["namespace"], secret_names(self.machine))
-        self._instance = await self._services.engine.create(instance_of(self.machine, secrets))
+        if self._instance is None:
+            self._instance = await self._services.engine.create(instance_of(self.machine, secrets))
         self._instance = await self._services.engine.start(self._instance.id)
         self._services.record(self.machine, "Started", "VirtualMachineInstance started.")
         if self.machine["spec"].get("startStrategy") == "Paused":
