@@ -24,7 +24,7 @@ from insula.errors import Invalid
 from insula.host import conmonlog, holes
 from insula.tasks import in_thread
 
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024  # what is parsed in one go: some 20 ms of the event loop
 _TAIL_WINDOW = 64 * 1024
 _FOREVER_NS = 1 << 62
 
