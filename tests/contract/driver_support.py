@@ -161,7 +161,7 @@ class OciCase:
         raise AssertionError("it did not get ready")
 
     def leftovers(self) -> list[str]:
-        left = [str(path) for path in Path(self.runtime.root).glob("*")]
+        left = [str(path) for path in Path(self.runtime.root).glob("[!.]*")]  # crun keeps compiled filters in .cache
         left += [str(p) for p in (self.folder / "instances").glob("*/*") if p.name in ("bundle", "exec", "persist")]
         layout = cgroups.detect()
         for root in layout.roots.values():

@@ -145,11 +145,14 @@ def test_what_docker_runs_shows_as_a_mirror_pod(insula: Insula) -> None:
         address = docker.get("pod", mirror)["status"]["podIP"]
         assert address == insula.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
         docker.run("delete", "pod", mirror, "--wait=false")
-        uid = docker.get("pod", mirror)["metadata"]["uid"]
         assert insula.docker("inspect", "-f", "{{.State.Running}}", name) == "true"
         insula.docker("stop", "-t", "0", name)
-        until(lambda: docker.get("pod", mirror)["status"]["phase"] in ("Failed", "Succeeded"))
-        assert uid
+
+        def ended() -> bool:  # it is away for a moment, between its deletion and its coming back
+            found = docker.run("get", "pod", mirror, "-o", "json", check=None)
+            return found.returncode == 0 and json.loads(found.stdout)["status"]["phase"] in ("Failed", "Succeeded")
+
+        until(ended)
     finally:
         insula.docker("rm", "-f", name)
     until(lambda: docker.run("get", "pod", mirror, check=None).returncode == 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from door.kube_support import Cluster, cluster
+from door.kube_support import KUBECTL, Cluster, cluster
 from insula.store.memory import MemoryStore
 from insula.store.sqlite import SqliteStore
 
@@ -202,7 +202,7 @@ async def test_wait_and_watch(quick: Cluster) -> None:
 
 async def test_get_watch_prints_rows_as_they_come(quick: Cluster) -> None:
     process = await asyncio.create_subprocess_exec(
-        "kubectl", "get", "cm", "-w", "--no-headers", env=quick.env, stdout=asyncio.subprocess.PIPE
+        KUBECTL, "get", "cm", "-w", "--no-headers", env=quick.env, stdout=asyncio.subprocess.PIPE
     )
     try:
         await asyncio.sleep(0.5)
