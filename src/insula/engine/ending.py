@@ -12,9 +12,10 @@ from insula.drivers.driver import Exit
 from insula.engine.leftovers import clear_half_made
 from insula.engine.lifecycle import Verb
 from insula.engine.parts import Parts
+from insula.engine.records import Stage
 from insula.engine.resident import Resident
 from insula.engine.steps import Plan, Step, tear_down
-from insula.errors import NotFound
+from insula.errors import HostFault, NotFound
 from insula.tasks import in_thread
 
 
@@ -64,6 +65,8 @@ async def clear_driver(work: Ending) -> None:
     """The process, or what a start that was killed left of one, and the driver's folder. A machine's outlives its runs."""
     if not work.resident.entry.boot_id:  # not started since it was last cleared up
         return
+    if work.resident.end_unwritten and work.resident.entry.stage is not Stage.REMOVING:
+        raise HostFault(f"how {work.resident.id} ended could not be written down, so what its driver knows of it is kept")
     directory = work.parts.directory(work.resident.entry)
     if work.resident.entry.handle is not None:
         await work.resident.driver.delete(work.resident.entry.handle)

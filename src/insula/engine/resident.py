@@ -43,6 +43,7 @@ class Resident:
         self.restart: asyncio.Task[None] | None = None
         self.removal: asyncio.Task[None] | None = None
         self.root_users = 0
+        self.end_unwritten = False  # the disk was full when it ended: only the driver can tell the next recovery how
         self.settled = asyncio.Event()  # nothing of it runs and nothing of its end is left to do
         self.silent = asyncio.Event()  # its output has ended
         self._exits: set[asyncio.Future[State]] = set()

@@ -72,7 +72,9 @@ async def _record(resident: Resident, exit: Exit) -> None:
     """A full disk must not keep what ended from being cleared up: the next recovery learns of the end from the driver."""
     try:
         await record_end(resident, exit)
+        resident.end_unwritten = False
     except HostFault as fault:
+        resident.end_unwritten = True
         log.error("the end of an instance cannot be written down", extra={"instance": resident.id}, exc_info=fault)
 
 
