@@ -23,9 +23,7 @@ EMPTY = {"volumes": [{"name": "v", "emptyDir": {}}]}
 @pytest.fixture(scope="module")
 def insula() -> Iterator[Insula]:
     """An Insula of this file's own: others would not like it to be killed."""
-    made = Insula()
-    made.up()
-    made.add_images()
+    made = Insula.begun()
     yield made
     made.stop()
 
