@@ -15,7 +15,8 @@ down:  ## stop everything that runs and leave nothing behind (data is kept)
 test:  ## all tests, in parallel, with the linters
 	@INSULA_TARGET=test scripts/setup.sh tests
 	@$(MAKE) --no-print-directory lint
-	INSULA_STRICT=1 .venv/bin/pytest -q -n $(WORKERS) --dist worksteal $(TESTS)
+	@folder=$$(mktemp -d /tmp/insula-test.XXXXXX) && trap 'rm -rf "$$folder"' EXIT && \
+		INSULA_STRICT=1 .venv/bin/pytest -q -n $(WORKERS) --dist worksteal --basetemp="$$folder/t" $(TESTS)
 
 lint:  ## ruff, mypy and the import ranks
 	.venv/bin/ruff check .

@@ -66,7 +66,9 @@ async def clear_driver(work: Ending) -> None:
     if not work.resident.entry.boot_id:  # not started since it was last cleared up
         return
     if work.resident.end_unwritten and work.resident.entry.stage is not Stage.REMOVING:
-        raise HostFault(f"how {work.resident.id} ended could not be written down, so what its driver knows of it is kept")
+        raise HostFault(
+            f"how {work.resident.id} ended could not be written down, so what its driver knows of it is kept"
+        )
     directory = work.parts.directory(work.resident.entry)
     if work.resident.entry.handle is not None:
         await work.resident.driver.delete(work.resident.entry.handle)
