@@ -118,6 +118,8 @@ class Island:
             self.insula("down", "--all")
             assert self.traces() == {}
         finally:
+            if keep := os.environ.get("INSULA_KEEP_LOG"):
+                shutil.copy(self.paths.log, keep)
             shutil.rmtree(self.folder, ignore_errors=True)
             shutil.rmtree(self.client, ignore_errors=True)
 

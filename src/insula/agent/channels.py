@@ -64,8 +64,10 @@ async def serve(
     stdin: bool,
     resize: Callable[[int, int], Awaitable[None]],
     result: Callable[[], Awaitable[dict[str, object]]],
+    closes_stdin: bool = False,
 ) -> None:
-    """Carry a process's streams until its output ends, send its result, close. A client that leaves lets go of the streams."""
+    """Carry a process's streams until its output ends, send its result, close. A client that leaves lets go of the streams;
+    with `closes_stdin` the process, which was started for this client alone, gets an end of file then."""
     incoming = asyncio.create_task(_incoming(socket, streams, stdin=stdin, resize=resize), name="channels-in")
     outgoing = asyncio.create_task(_outgoing(socket, streams), name="channels-out")
     try:
@@ -87,7 +89,12 @@ async def serve(
         try:
             await asyncio.wait((incoming, outgoing))
         finally:  # a client that leaves cancels this task too, in the middle of the line above
-            await streams.close()
+            try:
+                if closes_stdin:
+                    with contextlib.suppress(ConnectionError, InsulaError):
+                        await streams.close_stdin()
+            finally:
+                await streams.close()
 
 
 async def _outgoing(socket: web.WebSocketResponse, streams: Streams) -> None:

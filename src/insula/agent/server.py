@@ -150,7 +150,8 @@ class Server:
         async def result() -> dict[str, object]:
             return channels.exit_status(await engine.exec_wait(made.id))
 
-        await channels.serve(socket_, streams, stdin=stdin, resize=resize, result=result)
+        closes = stdin and not tty
+        await channels.serve(socket_, streams, stdin=stdin, resize=resize, result=result, closes_stdin=closes)
         return socket_
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:

@@ -44,6 +44,7 @@ def foreground(paths: Paths, ready_fd: int = -1) -> None:
             daemon.write(file, _said())
             settings = settings_module.load(paths.config)
             logging.basicConfig(level=settings.log_level.upper(), format=_FORMAT)
+            logging.getLogger("aiohttp.server").addFilter(_worth_a_word)
             paths.data.mkdir(mode=0o711, parents=True, exist_ok=True)
             _few_arenas()
             _run(paths, settings, file, ready_fd)
@@ -66,6 +67,13 @@ def _said(running: Running | None = None) -> Serving:
         docker=running.docker,
         unit=name,
     )
+
+
+def _worth_a_word(record: logging.LogRecord) -> bool:
+    """Whether the HTTP server's complaint belongs into the log: what a client did wrong, or its leaving, does not; anybody
+    who reaches the port could fill the disk with it."""
+    kind = (record.exc_info or (None,))[0]
+    return kind is None or not (issubclass(kind, ConnectionError) or kind.__module__ == "aiohttp.http_exceptions")
 
 
 def _few_arenas() -> None:

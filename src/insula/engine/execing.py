@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Awaitable, Sequence
 
 import msgspec
 
@@ -17,7 +18,7 @@ from insula.engine.resident import Resident
 from insula.engine.resolve import Surroundings, exec_process, first_process, hostname_of
 from insula.engine.signals import parse_signal
 from insula.engine.users import Accounts, look_up, read_accounts
-from insula.errors import Conflict, HostFault, Invalid
+from insula.errors import Conflict, HostFault, InsulaError, Invalid
 from insula.images.contract import ImageConfig
 from insula.model.instance import Process
 from insula.tasks import in_thread
@@ -73,6 +74,16 @@ async def start(parts: Parts, exec_id: str) -> Streams:
     parts.say(resident, "exec_start: " + " ".join(execution.process.args), execID=execution.id)
     parts.tasks.spawn(_watch(parts, resident, execution), f"exec {execution.id[:12]}")
     return execution.streams
+
+
+async def let_go(starting: Awaitable[Streams]) -> None:
+    """Whoever asked for it has left while it was started: it gets an end of file and goes on without anybody."""
+    with contextlib.suppress(InsulaError):
+        streams = await starting
+        try:
+            await streams.close_stdin()
+        finally:
+            await streams.close()
 
 
 async def _watch(parts: Parts, resident: Resident, execution: Execution) -> None:

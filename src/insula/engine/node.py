@@ -102,17 +102,21 @@ class NodeEngine:
 
     async def _carry(self, work: Coroutine[Any, Any, T], name: str) -> T:
         """Do it to its end even if whoever asked goes away in the middle: half a start is nobody's wish."""
+        task = self._begin(work, name)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+
+    def _begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         if self._closed:
             work.close()
             raise Unavailable("the engine is closed")
         task = asyncio.create_task(work, name=f"engine/{name}")
         self._verbs.add(task)
         task.add_done_callback(self._verbs.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            raise
+        return task
 
     def _view(self, resident: Resident) -> Instance:
         parts = self._parts
@@ -272,7 +276,12 @@ class NodeEngine:
 
     async def exec_start(self, exec_id: str) -> Streams:
         """See the contract."""
-        return await self._carry(execing.start(self._parts, exec_id), "exec")
+        starting = self._begin(execing.start(self._parts, exec_id), "exec")
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:  # its streams are nobody's: a process that reads would wait for ever
+            self._parts.tasks.spawn(execing.let_go(starting), f"unwanted exec {exec_id[:12]}")
+            raise
 
     async def exec_resize(self, exec_id: str, width: int, height: int) -> None:
         """See the contract."""

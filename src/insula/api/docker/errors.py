@@ -56,6 +56,8 @@ def record(fault: BaseException, what: str) -> None:
         log.warning(
             "host fault in a request", extra={"request": what, "command": fault.command, "stderr": fault.stderr}
         )
+    elif isinstance(fault, ConnectionError):
+        log.debug("a client left in the middle of a request", extra={"request": what})
     elif not isinstance(fault, errors.InsulaError):
         log.error("unforeseen error in a request", extra={"request": what}, exc_info=fault)
 
