@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -36,9 +37,9 @@ class Peer:
 
 
 @pytest.fixture
-async def peer(tmp_path: Path) -> AsyncIterator[Peer]:
-    folder = tmp_path / "dockerd"
-    folder.mkdir()
+async def peer() -> AsyncIterator[Peer]:
+    # A folder of its own: below pytest's, the path of containerd's socket is longer than the 107 bytes that unix(7) allows.
+    folder = Path(tempfile.mkdtemp(prefix="insula-peer-"))
     found = Peer(folder)
     argv = [
         "dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-H", found.socket,
@@ -64,6 +65,7 @@ async def peer(tmp_path: Path) -> AsyncIterator[Peer]:
         child.terminate()
         await asyncio.to_thread(child.wait, 30)
         mounts.unmount_below(folder)
+        await asyncio.to_thread(shutil.rmtree, folder)
 
 
 async def test_archives_go_both_ways(peer: Peer, tmp_path: Path) -> None:
