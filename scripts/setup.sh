@@ -79,6 +79,10 @@ install_packages "$missing"
 if [ "${1:-}" = tests ] && ! command -v docker >/dev/null 2>&1; then
     install_packages " docker-cli"
 fi
+# Without them the tests of BuildKit and Compose are skipped, with a sentence that says so.
+if [ "${1:-}" = tests ]; then
+    sh scripts/cli-plugins.sh || echo "insula set-up: going on without docker's buildx and compose plugins" >&2
+fi
 
 if ! { [ -x .venv/bin/python ] && [ -x .venv/bin/pip ]; }; then
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 DOCKER = shutil.which("docker")
+# Made by scripts/cli-plugins.sh.
+PLUGINS = Path(os.environ.get("INSULA_CLI_PLUGINS", "/var/cache/insula-tests/cli-plugins"))
 IMAGE = "busybox"
 
 
@@ -152,6 +154,18 @@ class Daemon:
     def popen(self, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
         """Start the docker CLI."""
         return subprocess.Popen([DOCKER or "docker", *arguments], env=self.environment, **more)
+
+    def plug(self, plugin: str) -> None:
+        """Give the CLI of this daemon one of the plugins `docker-buildx`, `docker-compose`; skips the test without it."""
+        import pytest  # not in the daemon's process, which this file is as well
+
+        folder = Path(self.environment["DOCKER_CONFIG"]) / "cli-plugins"
+        source = PLUGINS / plugin
+        if not os.access(source, os.X_OK):
+            pytest.skip(f"{source} is missing: run scripts/cli-plugins.sh")
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (folder / plugin).symlink_to(source)
 
     def name(self) -> str:
         """A name that no other test has."""
