@@ -108,6 +108,16 @@ class Daemon:
             shutil.rmtree(self.folder, ignore_errors=True)
         assert "Traceback" not in log, log[-4000:]
 
+    def restart_killed(self) -> None:
+        """kill -9, and start again on the same folder."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self.socket.unlink()
+        self.start()
+
     @property
     def pid(self) -> int:
         """The daemon's process."""

@@ -244,7 +244,6 @@ def test_refusals(fields: dict[str, Any], fault: type[InsulaError], sentence: st
     ("fields", "sentence"),
     [
         ({"MacAddress": "zz"}, "invalid MAC address"),
-        ({"Healthcheck": {"Test": ["CMD", "x"]}}, "health checks are not run"),
         ({"ExposedPorts": {"0": {}}}, "invalid port specification"),
         (
             {"NetworkingConfig": {"EndpointsConfig": {"bridge": {"IPAMConfig": {"IPv4Address": "10.0.0.1"}}}}},

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from insula.drivers.driver import Capability, Driver
 from insula.engine.bounds import check_bounds, check_path, check_texts
+from insula.engine.healthrules import refuse_check
 from insula.engine.loglimits import limit_of
 from insula.engine.resolve import arguments, check_target, stop_signal_of, working_dir
 from insula.engine.signals import parse_signal
@@ -30,6 +31,7 @@ def check_config(config: InstanceConfig, image: ImageConfig) -> None:
         working_dir(config.working_dir or image.working_dir)
     parse_signal(stop_signal_of(config, image))
     _check_restart(config)
+    refuse_check(config.health)
     limit_of(config)
     check_mounts(config.mounts)
     if config.network_mode == "host" and config.networks:

@@ -27,6 +27,23 @@ from insula.volumes.contract import Volumes
 StateName = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
 
 
+class HealthResult(Struct, frozen=True, kw_only=True):
+    """One health check that was run. Times are RFC 3339; exit code 0 is healthy, -1 a check that did not come to its end."""
+
+    start: str
+    end: str
+    exit_code: int
+    output: str = ""
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """What health checks found: `status` is "" for an instance without any; `log` holds the newest five, oldest first."""
+
+    status: Literal["", "starting", "healthy", "unhealthy"] = ""
+    failing_streak: int = 0
+    log: tuple[HealthResult, ...] = ()
+
+
 class State(Struct, frozen=True, kw_only=True):
     """How an instance is. Times are RFC 3339 with nanoseconds, empty when it has not happened."""
 
@@ -39,6 +56,8 @@ class State(Struct, frozen=True, kw_only=True):
     finished_at: str = ""
     restart_count: int = 0
     health: str = ""  # "", starting, healthy, unhealthy
+    failing_streak: int = 0
+    health_log: tuple[HealthResult, ...] = ()
 
 
 class Instance(Struct, frozen=True, kw_only=True):

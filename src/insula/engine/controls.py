@@ -9,6 +9,7 @@ import signal as signals
 import msgspec
 
 from insula.drivers.driver import Capability
+from insula.engine import health
 from insula.engine.bounds import check_resources
 from insula.engine.checks import need
 from insula.engine.lifecycle import refuse_remove, refuse_start, refuse_unless_running
@@ -143,8 +144,12 @@ async def pause(parts: Parts, resident: Resident) -> None:
         refuse_unless_running(resident.entry)
         if resident.entry.paused:
             raise Conflict(f"container {resident.id} is already paused")
-        await resident.driver.pause(resident.handle)
-        await resident.save(paused=True)
+        await health.suspend(resident)
+        try:
+            await resident.driver.pause(resident.handle)
+            await resident.save(paused=True)
+        finally:
+            health.resume(parts, resident)  # where it could not be paused
     parts.say(resident, "pause")
 
 
@@ -156,6 +161,7 @@ async def unpause(parts: Parts, resident: Resident) -> None:
             raise Conflict(f"container {resident.id} is not paused")
         await resident.driver.resume(resident.handle)
         await resident.save(paused=False)
+        health.resume(parts, resident)
     parts.say(resident, "unpause")
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from insula import clock
 from insula.drivers.driver import Exit
+from insula.engine.healthrules import stopped
 from insula.engine.leftovers import clear_half_made
 from insula.engine.lifecycle import Verb
 from insula.engine.parts import Parts
@@ -33,6 +34,7 @@ async def record_end(resident: Resident, exit: Exit) -> None:
         pid=0,
         paused=False,
         stopping=None,
+        health=stopped(resident.entry.health),
         exit_code=exit.code,
         oom_killed=exit.oom_killed,
         error=exit.message,

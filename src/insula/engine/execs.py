@@ -77,7 +77,11 @@ class Executions:
         """Those of one instance."""
         return [each for each in self._known.values() if each.instance == instance]
 
+    def drop(self, id: str) -> None:
+        """Nobody will ask about it again."""
+        self._known.pop(id, None)
+
     def forget(self, instance: str) -> None:
         """The instance is gone."""
         for execution in self.of(instance):
-            del self._known[execution.id]
+            self._known.pop(execution.id, None)

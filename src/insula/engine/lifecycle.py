@@ -79,6 +79,9 @@ def state_of(entry: Entry, *, restarting: bool = False) -> State:
         started_at=entry.started_at,
         finished_at=entry.finished_at,
         restart_count=entry.restart_count,
+        health=entry.health.status,
+        failing_streak=entry.health.failing_streak,
+        health_log=entry.health.log,
     )
 
 

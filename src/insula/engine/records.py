@@ -11,7 +11,7 @@ from enum import StrEnum
 from msgspec import Struct, field
 
 from insula.drivers.driver import Handle
-from insula.engine.contract import ResolvedMount, SandboxConfig
+from insula.engine.contract import Health, ResolvedMount, SandboxConfig
 from insula.model.instance import InstanceConfig
 
 
@@ -61,6 +61,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     restart_count: int = 0
     user_stopped: bool = False  # the user's wish: restart policies do not bring it back
     stopping: StopWish | None = None
+    health: Health = Health()  # as of the last change of its status
     remove_volumes: bool = False  # how far a removal that is under way goes
 
     @property

@@ -18,6 +18,8 @@ from insula.drivers.driver import Exit, Phase, Status
 from insula.engine import sandboxes
 from insula.engine.controls import finish_stop
 from insula.engine.ending import Ending, clear_driver, clear_network, let_go
+from insula.engine.health import check_for
+from insula.engine.healthrules import begun
 from insula.engine.leftovers import clear_half_made, read_word
 from insula.engine.lifecycle import Verb
 from insula.engine.parts import Parts
@@ -93,7 +95,8 @@ async def _starting(parts: Parts, resident: Resident) -> None:
     begun again."""
     status = await _ask(resident)
     if status.phase in (Phase.RUNNING, Phase.PAUSED):
-        await resident.save(Verb.STARTED, pid=status.pid, started_at=clock.rfc3339_nano(clock.now()), exit_code=0)
+        started_at, health = clock.rfc3339_nano(clock.now()), begun(check_for(resident), resident.entry.health)
+        await resident.save(Verb.STARTED, pid=status.pid, started_at=started_at, exit_code=0, health=health)
         await _rejoin(parts, resident, status)
         return
     if status.phase is Phase.EXITED and status.exit is not None and resident.entry.boot_id == parts.boot_id:

@@ -40,6 +40,7 @@ class Resident:
         self.restart_delay_s = 0.0
         self.keep = False  # a `restart` is under way: an end is not the end
         self.supervisor: asyncio.Task[None] | None = None
+        self.checker: asyncio.Task[None] | None = None  # runs its health checks
         self.restart: asyncio.Task[None] | None = None
         self.removal: asyncio.Task[None] | None = None
         self.root_users = 0

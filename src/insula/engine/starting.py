@@ -12,6 +12,8 @@ from pathlib import Path
 
 from insula import clock
 from insula.drivers.driver import Capability, Handle, Phase
+from insula.engine.health import check_for
+from insula.engine.healthrules import begun
 from insula.engine.hostfiles import hosts_text, resolv_text
 from insula.engine.joining import Namespaces, connect_all, host_text, nameservers, namespaces_of, need_address
 from insula.engine.leftovers import leave_word
@@ -249,7 +251,13 @@ async def _running(work: Start) -> None:
     work.resident.silent.clear()
     paused = await _starts_paused(work)
     await work.resident.save(
-        Verb.STARTED, pid=work.pid, started_at=work.started_at, exit_code=0, oom_killed=False, paused=paused
+        Verb.STARTED,
+        pid=work.pid,
+        started_at=work.started_at,
+        exit_code=0,
+        oom_killed=False,
+        paused=paused,
+        health=begun(check_for(work.resident), work.resident.entry.health),
     )
 
 

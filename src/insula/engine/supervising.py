@@ -9,6 +9,7 @@ from datetime import datetime
 from insula import clock
 from insula.drivers.driver import Exit
 from insula.engine.ending import let_go, record_end, remove
+from insula.engine.health import checked
 from insula.engine.logkeeping import kept
 from insula.engine.parts import Parts
 from insula.engine.records import Stage
@@ -30,7 +31,7 @@ def watch(parts: Parts, resident: Resident) -> None:
 
 
 async def _watch(parts: Parts, resident: Resident) -> None:
-    async with kept(parts, resident):
+    async with kept(parts, resident), checked(parts, resident):
         exit = await _exit_of(resident)
     await ended(parts, resident, exit)
 

@@ -116,6 +116,18 @@ class DiskConfig(Struct, frozen=True, kw_only=True):
     files: dict[str, str] = field(default_factory=dict)
 
 
+class HealthCheck(Struct, frozen=True, kw_only=True):
+    """How to find out whether an instance does its work. `test`: `CMD` and an argument list, `CMD-SHELL` and one text for a
+    shell, `NONE`, or nothing for the image's. Zeros mean the image's value, or the default."""
+
+    test: tuple[str, ...] = ()
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+    retries: int = 0
+
+
 class MachineConfig(Struct, frozen=True, kw_only=True):
     """A machine asked for: the hardware that the guest sees. Memory in bytes."""
 
@@ -183,6 +195,8 @@ class InstanceConfig(Struct, frozen=True, kw_only=True):
     auto_remove: bool = False
     stop_signal: str = ""
     stop_timeout_s: float | None = None
+    health: HealthCheck | None = None  # over the image's, which counts for Docker's instances alone
+    shell: tuple[str, ...] = ()  # for `CMD-SHELL`; the image's, or /bin/sh -c
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     log_driver: str = "json-file"

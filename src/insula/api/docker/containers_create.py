@@ -22,10 +22,10 @@ from insula.api.docker.containers_limits import (
 )
 from insula.api.docker.containers_mounts import mounts_of, source_name
 from insula.api.docker.containers_network import attachments, network_mode, ports_of
-from insula.api.docker.words import ContainerWords, HostWords
+from insula.api.docker.words import ContainerWords, HealthWords, HostWords
 from insula.engine.contract import Instance
 from insula.errors import Invalid
-from insula.model.instance import InstanceConfig
+from insula.model.instance import HealthCheck, InstanceConfig
 
 EXTRA = "docker"
 _LOG_OPTIONS = {
@@ -101,6 +101,8 @@ def instance_config(
         auto_remove=host.auto_remove,
         stop_signal=words.stop_signal,
         stop_timeout_s=None if words.stop_timeout is None else float(words.stop_timeout),
+        health=_health(words.healthcheck),
+        shell=tuple(words.shell),
         labels=words.labels,
         annotations=host.annotations,
         log_driver=_log_driver(host),
@@ -120,8 +122,6 @@ def kept(raw: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_unsupported(words: ContainerWords) -> None:
     """What no part of the engine does. Raises Unsupported and Invalid."""
     host = words.host_config
-    if words.healthcheck and words.healthcheck.test and words.healthcheck.test[0] != "NONE":
-        raise refuse("Healthcheck", "health checks are not run by this engine; use --no-healthcheck")
     if host.links:
         raise refuse("Links", "legacy links do not exist here; put both containers on one user-made network")
     if host.volume_driver not in ("", "local"):
@@ -135,6 +135,19 @@ def refuse_unsupported(words: ContainerWords) -> None:
 
 
 # --- single fields ----------------------------------------------------------------------------------------------
+
+
+def _health(words: HealthWords | None) -> HealthCheck | None:
+    if words is None:
+        return None
+    return HealthCheck(
+        test=tuple(words.test),
+        interval_ns=words.interval,
+        timeout_ns=words.timeout,
+        start_period_ns=words.start_period,
+        start_interval_ns=words.start_interval,
+        retries=words.retries,
+    )
 
 
 def _list(value: list[str] | str | None) -> tuple[str, ...] | None:

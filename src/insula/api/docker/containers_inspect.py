@@ -74,7 +74,14 @@ def state_words(state: State) -> dict[str, Any]:
         "FinishedAt": state.finished_at or NEVER,
     }
     if state.health:
-        words["Health"] = {"Status": state.health, "FailingStreak": 0, "Log": []}
+        words["Health"] = {
+            "Status": state.health,
+            "FailingStreak": state.failing_streak,
+            "Log": [
+                {"Start": each.start, "End": each.end, "ExitCode": each.exit_code, "Output": each.output}
+                for each in state.health_log
+            ],
+        }
     return words
 
 

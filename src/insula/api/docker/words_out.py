@@ -90,12 +90,19 @@ def config_words(instance: Instance) -> dict[str, Any]:
         "ExposedPorts": {port: {} for port in ports} or None,
         "StopSignal": config.stop_signal or image.stop_signal or None,
         "StopTimeout": None if config.stop_timeout_s is None else int(config.stop_timeout_s),
-        "Healthcheck": sent.get("Healthcheck") or image.healthcheck,
+        "Healthcheck": _health_words(sent.get("Healthcheck"), image.healthcheck),
         "Shell": sent.get("Shell") or raw.get("Shell"),
         "MacAddress": sent.get("MacAddress") or None,
         "NetworkDisabled": sent.get("NetworkDisabled") or None,
     }
     return words | {name: value for name, value in optional.items() if value is not None}
+
+
+def _health_words(sent: Mapping[str, Any] | None, image: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What was asked, and the image's value for all that it leaves out."""
+    if not sent or not image:
+        return dict(sent or image or {}) or None
+    return {**image, **{name: value for name, value in sent.items() if value}}
 
 
 def _clean(path: str) -> str:
