@@ -1,7 +1,8 @@
 """OpenAPI documents of everything that is served: v3 per group version with an index, v2 as one JSON document.
 
 kubectl looks in v3 whether PATCH takes `fieldValidation` (then it leaves validation to the server) and explains fields from
-its schemas. Documents are made in a thread when first asked for; few are kept. The protobuf form of v2 is not offered.
+its schemas. A list of objects it validates itself, from v2, which it takes as protobuf only. Documents are made in a thread when
+first asked for; few are kept.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from insula.api.kube import openapi_protobuf
 from insula.api.kube.answers import encode, respond
 from insula.api.kube.errors import NotAcceptable
 from insula.api.kube.negotiate import parse
@@ -59,12 +61,10 @@ class OpenApi:
         """Answer a path under /openapi. Raises NotFound, NotAcceptable."""
         match path.strip("/").split("/"):
             case ["openapi", "v2"]:
-                accept = request.headers.get("Accept", "")
-                if accept and not any(
-                    media.type in ("application/json", "*/*", "application/*") for media in parse(accept)
-                ):
-                    raise NotAcceptable("/openapi/v2 is served as application/json only; use /openapi/v3")
-                return await self._respond(request, "v2", lambda: self.v2())
+                if _wants_protobuf(request.headers.get("Accept", "")):
+                    kind = openapi_protobuf.MEDIA_TYPE
+                    return await self._respond(request, "v2 protobuf", self._v2_protobuf, kind)
+                return await self._respond(request, "v2", lambda: encode(self.v2()))
             case ["openapi", "v3"]:
                 return await respond(request, encode(self.index()))
             case ["openapi", "v3", "api", version]:
@@ -76,12 +76,17 @@ class OpenApi:
     async def _group_version(self, request: web.Request, group: str, version: str) -> web.StreamResponse:
         if not self._registry.in_version(group, version):
             raise NotFound("the server could not find the requested resource")
-        return await self._respond(request, f"v3 {group}/{version}", lambda: self.v3(group, version))
+        return await self._respond(request, f"v3 {group}/{version}", lambda: encode(self.v3(group, version)))
 
-    async def _respond(self, request: web.Request, key: str, make: Callable[[], dict[str, Any]]) -> web.StreamResponse:
+    def _v2_protobuf(self) -> bytes:
+        return openapi_protobuf.document(msgspec.json.decode(encode(self.v2())))
+
+    async def _respond(
+        self, request: web.Request, key: str, make: Callable[[], bytes], content_type: str = ""
+    ) -> web.StreamResponse:
         known = self._kept.get(key)
         if known is None:
-            body = await in_thread(lambda: encode(make()))
+            body = await in_thread(make)
             known = self._kept[key] = (body, hashlib.sha256(body).hexdigest().upper())
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
@@ -90,7 +95,7 @@ class OpenApi:
         headers = {"ETag": f'"{tag}"', "Vary": "Accept", "Cache-Control": "public"}
         if request.headers.get("If-None-Match", "").strip('"') == tag:
             return web.Response(status=304, headers=headers)
-        response = await respond(request, body)
+        response = await respond(request, body, content_type=content_type)
         response.headers.update(headers)
         return response
 
@@ -131,6 +136,18 @@ class OpenApi:
             "paths": _paths(kinds, V2_PREFIX, _operation_v2),
             "definitions": _definitions(kinds, V2_PREFIX, _FIXED_V2),
         }
+
+
+def _wants_protobuf(accept: str) -> bool:
+    """Whether a client likes protobuf at least as much as JSON. Raises NotAcceptable when it takes neither."""
+    for media in parse(accept or "*/*"):
+        if media.type in openapi_protobuf.ASKED_AS:
+            return True
+        if media.type in ("application/json", "*/*", "application/*"):
+            return False
+    raise NotAcceptable(
+        f"/openapi/v2 is served as application/json and {openapi_protobuf.MEDIA_TYPE}; other documents are at /openapi/v3"
+    )
 
 
 # --- schemas ----------------------------------------------------------------------------------------------------------
@@ -178,7 +195,7 @@ def _custom(kind: Kind, prefix: str) -> dict[str, Any]:
     meta = {"$ref": f"{prefix}{_META}ObjectMeta"}
     schema: dict[str, Any] = {"x-kubernetes-preserve-unknown-fields": True}
     if isinstance(kind.schema, Mapping):
-        schema = dict(kind.schema)
+        schema = dict(kind.schema) if prefix != V2_PREFIX else _in_v2(kind.schema)
     text = {"type": "string"}
     schema["type"] = "object"
     schema["properties"] = {
@@ -201,6 +218,26 @@ def _custom(kind: Kind, prefix: str) -> dict[str, Any]:
         "x-kubernetes-group-version-kind": [{**_gvk(kind), "kind": kind.list_kind or f"{kind.kind}List"}],
     }
     return {name: schema, f"{name}List": listed}
+
+
+_NOT_IN_V2 = ("anyOf", "oneOf", "not", "nullable")
+
+
+def _in_v2(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A structural schema in words of version 2, whose readers refuse every field that they do not find: what may be null or
+    hold more than is described is left open, as apiextensions-apiserver leaves it."""
+    out = {name: value for name, value in schema.items() if name not in _NOT_IN_V2}
+    if schema.get("nullable") or schema.get("x-kubernetes-int-or-string"):
+        out.pop("type", None)
+    if schema.get("nullable") or schema.get("x-kubernetes-preserve-unknown-fields"):
+        out.pop("properties", None)
+        out.pop("items", None)
+    if properties := out.get("properties"):
+        out["properties"] = {name: _in_v2(each) for name, each in properties.items()}
+    for name in ("items", "additionalProperties"):
+        if isinstance(out.get(name), Mapping):
+            out[name] = _in_v2(out[name])
+    return out
 
 
 def _gvk(kind: Kind) -> dict[str, str]:
