@@ -8,6 +8,7 @@ import hashlib
 import json
 import secrets
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -35,11 +36,11 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def serving(app: web.Application) -> AsyncIterator[str]:
+async def serving(app: web.Application, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """`127.0.0.1:port` of an application that runs meanwhile."""
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.5)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     try:
         yield f"127.0.0.1:{runner.addresses[0][1]}"
@@ -119,7 +120,8 @@ class TokenServer:
         expected = "Basic " + base64.b64encode(f"alice:{self.password}".encode()).decode()
         if given and given != expected:
             return web.json_response({"details": "wrong"}, status=401)
-        return self._answer(request.query.getall("scope", []), trusted=bool(given))
+        offline = given and request.query.get("offline_token") == "true"
+        return self._answer(request.query.getall("scope", []), trusted=bool(given), offline=bool(offline))
 
     async def _post(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -127,7 +129,7 @@ class TokenServer:
             return web.json_response({"details": "wrong"}, status=401)
         return self._answer(str(form["scope"]).split(), trusted=True)
 
-    def _answer(self, scopes: list[str], *, trusted: bool) -> web.Response:
+    def _answer(self, scopes: list[str], *, trusted: bool, offline: bool = False) -> web.Response:
         self.asked += scopes
         access = []
         for scope in scopes:
@@ -143,7 +145,8 @@ class TokenServer:
         }  # fmt: skip
         der = self._certificate.public_bytes(serialization.Encoding.DER)
         token = jwt.encode(claims, self._key, algorithm="ES256", headers={"x5c": [base64.b64encode(der).decode()]})
-        return web.json_response({"token": token, "expires_in": 300})
+        more = {"refresh_token": self.refresh_token} if offline else {}
+        return web.json_response({"token": token, "expires_in": 300, **more})
 
 
 class Scripted:
@@ -188,8 +191,17 @@ class Scripted:
             return await self._blob(request, name)
         if request.path == "/v2/":
             return web.json_response({})
+        if request.path.endswith("/tags/list"):
+            return self._tags(request)
         body = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}
         return web.json_response(body, status=404)
+
+    def _tags(self, request: web.Request) -> web.Response:
+        """Two at a time, the way to the next ones in a header."""
+        names = [name for name in self.manifests if ":" not in name]
+        start = int(request.query.get("last", "0"))
+        headers = {"Link": f'<{request.path}?last={start + 2}>; rel="next"'} if len(names) > start + 2 else {}
+        return web.json_response({"name": "x", "tags": names[start : start + 2]}, headers=headers)
 
     async def _blob(self, request: web.Request, digest: str) -> web.StreamResponse:
         data, start = self.blobs[digest], 0

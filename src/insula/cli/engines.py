@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from insula.cli import settings as settings_module
 from insula.cli.paths import Paths
 from insula.cli.settings import Settings
 from insula.engine.node import NodeEngine
@@ -10,5 +11,11 @@ from insula.engine.settings import EnginePaths, EngineSettings
 
 async def open_engine(paths: Paths, settings: Settings) -> NodeEngine:
     """This Insula's engine; nothing is taken back yet."""
-    wanted = EngineSettings(prefix=paths.prefix, table=paths.table, cgroup=paths.cgroup, default_subnet=settings.subnet)
+    wanted = EngineSettings(
+        prefix=paths.prefix,
+        table=paths.table,
+        cgroup=paths.cgroup,
+        default_subnet=settings.subnet,
+        registries=settings_module.registries(settings),
+    )
     return await NodeEngine.open(EnginePaths(data=paths.data, runtime=paths.run), wanted)

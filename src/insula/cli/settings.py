@@ -12,6 +12,7 @@ import yaml
 from msgspec import Struct
 
 from insula.errors import Invalid
+from insula.images.registries import CERTIFICATES, Registries, check
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +25,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     service_subnet: str = "10.96.0.0/16"
     socket_group: str = "insula"
     insecure_registries: tuple[str, ...] = ()
+    registry_mirrors: tuple[str, ...] = ()
+    registry_certificates: tuple[str, ...] = CERTIFICATES
+    max_downloads: int = 3
+    max_uploads: int = 5
+    max_download_attempts: int = 5
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
     log_level: str = "info"
 
 
@@ -34,7 +43,15 @@ HELP: dict[str, str] = {
     "subnet": "IPv4 addresses of the default network; another free range is taken when the host already routes it",
     "service_subnet": "virtual addresses of Kubernetes Services",
     "socket_group": "the group that may use the Docker socket besides root",
-    "insecure_registries": "registries that are spoken to over plain HTTP, as host:port (loopback always may)",
+    "insecure_registries": "registries that may speak plain HTTP or show any certificate: host[:port] or an address range",
+    "registry_mirrors": "asked before the registry: a URL stands before Docker Hub, HOST=URL before another registry",
+    "registry_certificates": "folders with HOST[:PORT]/*.crt (authorities) and *.cert with *.key (what we show to it)",
+    "max_downloads": "layers fetched at once, by all pulls together",
+    "max_uploads": "layers sent at once, by all pushes together",
+    "max_download_attempts": "how often a layer whose transfer breaks off is tried",
+    "http_proxy": "the proxy for plain HTTP; empty takes HTTP_PROXY of the environment",
+    "https_proxy": "the proxy for registries; empty takes HTTPS_PROXY of the environment",
+    "no_proxy": "hosts, domains and address ranges without a proxy, with commas; empty takes NO_PROXY",
     "log_level": "debug, info, warning or error",
 }
 
@@ -48,7 +65,7 @@ def load(path: Path) -> Settings:
     try:
         settings = msgspec.convert(yaml.safe_load(text) or {}, Settings)
         _check(settings)
-    except (yaml.YAMLError, msgspec.ValidationError, ValueError) as fault:
+    except (yaml.YAMLError, msgspec.ValidationError, ValueError, Invalid) as fault:
         raise Invalid(
             f"{path} is not a valid settings file: {fault}", hint="`insula explain settings` lists them"
         ) from fault
@@ -61,8 +78,24 @@ def _check(settings: Settings) -> None:
     ipaddress.ip_address(settings.api_address)
     if not -1 <= settings.api_port <= 65535:
         raise ValueError(f"api_port {settings.api_port} is not a port; it must be -1 to 65535")
+    check(registries(settings))
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise ValueError(f"log_level {settings.log_level!r} must be debug, info, warning or error")
+
+
+def registries(settings: Settings) -> Registries:
+    """What the image store has to know of registries."""
+    return Registries(
+        insecure=settings.insecure_registries,
+        mirrors=settings.registry_mirrors,
+        certificates=settings.registry_certificates,
+        downloads=settings.max_downloads,
+        uploads=settings.max_uploads,
+        attempts=settings.max_download_attempts,
+        http_proxy=settings.http_proxy,
+        https_proxy=settings.https_proxy,
+        no_proxy=settings.no_proxy,
+    )
 
 
 def node_name(settings: Settings) -> str:

@@ -66,7 +66,7 @@ class NodeEngine:
                 await in_thread(folder.mkdir, mode=0o711, parents=True, exist_ok=True)
             ledger = await Ledger.open(paths.ledger)
             undo.push_async_callback(ledger.close)
-            images = await NodeImages.open(paths.data)
+            images = await NodeImages.open(paths.data, registries=settings.registries)
             undo.push_async_callback(images.close)
             volumes = await NodeVolumes.open(paths.data)
             networks = await NodeNetworks.open(

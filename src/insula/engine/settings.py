@@ -6,6 +6,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from insula.images.registries import Registries
+
 
 class EnginePaths(Struct, frozen=True, kw_only=True):
     """`data` survives a reboot (ledger, images, volumes, logs); `runtime` need not (sockets, pid files, mount points).
@@ -45,5 +47,6 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
     cgroup: str = "insula"
     default_subnet: str = "10.88.0.0/16"
     stop_timeout_s: float = 10.0
+    registries: Registries = Registries()
     event_history: int = 1024
     event_backlog: int = 4096

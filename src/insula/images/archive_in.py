@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from insula.errors import Invalid, TooLarge, Unsupported
+from insula.errors import Invalid, NotFound, TooLarge, Unsupported
 from insula.host.rootfd import split
 from insula.host.tarstream import Members, Source, compression_of
 from insula.images import manifests, reference
@@ -120,11 +120,30 @@ def _keep(writer: BlobWriter, members: Members, member: Any) -> Member:
         writer.abort()
 
 
-def images_in(archive: Archive, wanted: manifests.Platform) -> list[Found]:
-    """Which images an archive holds. `manifest.json` is believed first, as Docker does. Raises Invalid, Unsupported."""
-    if (listing := archive.find("manifest.json")) is not None:
+def images_in(archive: Archive, wanted: manifests.Platform, *, strict: bool = False) -> list[Found]:
+    """Which images an archive holds. `manifest.json` is believed first, as Docker does. With `strict` only those of the platform,
+    of which there must be one. Raises Invalid, Unsupported, NotFound."""
+    found = _all(archive, wanted, strict)
+    if not strict:
+        return found
+    fitting = [each for each in found if _fits(archive, each, wanted)]
+    if found and not fitting:
+        raise NotFound(f"the archive holds no image for the platform {wanted}", kind="image")
+    return fitting
+
+
+def _fits(archive: Archive, found: Found, wanted: manifests.Platform) -> bool:
+    config = manifests.parse_config(archive.document(found.config))
+    have = manifests.Platform(os=config.os, architecture=config.architecture, variant=config.variant)
+    return manifests.platform_fits(have, wanted)
+
+
+def _all(archive: Archive, wanted: manifests.Platform, strict: bool) -> list[Found]:
+    index = archive.find("index.json")
+    # What a store of several platforms saved names one of them in manifest.json, and all of them in index.json.
+    if (listing := archive.find("manifest.json")) is not None and not (strict and index is not None):
         return _saved(archive, archive.document(listing))
-    if (index := archive.find("index.json")) is not None:
+    if index is not None:
         return _layout(archive, archive.document(index), wanted)
     if archive.find("repositories") is not None:
         raise Unsupported("this archive was saved by a Docker older than 1.10; load and save it with a newer one")
@@ -151,11 +170,24 @@ def _layout(archive: Archive, data: bytes, wanted: manifests.Platform) -> list[F
     if isinstance(top, manifests.Manifest):
         raise Invalid("invalid archive: index.json is not an index")
     found = []
-    for descriptor in top.manifests:
+    for descriptor in _one_of_each(top.manifests, wanted):
         manifest = _resolve(archive, descriptor, wanted)
         names = _names_of(descriptor)
         layers = tuple(_blob(archive, layer) for layer in manifest.layers)
         found.append(Found(config=_blob(archive, manifest.config), layers=layers, names=names))
+    return found
+
+
+def _one_of_each(descriptors: Sequence[manifests.Descriptor], wanted: manifests.Platform) -> list[manifests.Descriptor]:
+    """Rows of one name and several platforms are one image, of which the platform's is taken."""
+    by_name: dict[tuple[str, ...], list[manifests.Descriptor]] = {}
+    for descriptor in descriptors:
+        by_name.setdefault(_names_of(descriptor), []).append(descriptor)
+    found = []
+    for rows in by_name.values():
+        is_one = len(rows) > 1 and all(row.platform is not None for row in rows)
+        chosen = manifests.choose(rows, wanted) if is_one else None
+        found += [chosen] if chosen is not None else rows
     return found
 
 
@@ -167,7 +199,7 @@ def _resolve(archive: Archive, descriptor: manifests.Descriptor, wanted: manifes
             return parsed
         chosen = manifests.choose(parsed.manifests, wanted)
         if chosen is None:
-            raise Invalid(f"the archive holds no image for {wanted}")
+            raise NotFound(f"the archive holds no image for the platform {wanted}", kind="image")
         descriptor = chosen
     raise Invalid("the archive's indexes are nested too deeply")
 

@@ -1,5 +1,8 @@
 """Content by digest: `blobs/sha256/<hex>`, written under a temporary name, verified while written, then renamed.
 
+What comes from a registry is written to `blobs/partial/<hex>`, so that a pull that was cut short, by whatever, goes on there;
+when whole it is linked, not renamed, and the first name goes when an image has been written down that needs it.
+
 A blob that is there is whole and right. It is flushed to disk before an image that needs it is acknowledged, so a crash of
 the machine cannot leave an image with half a blob; a blob that no image needs yet may be damaged by such a crash, and is
 swept at the next start. Unpacked layers need no such care: they can be made again from the blobs, see `layers.py`.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +25,7 @@ from insula.host.tarstream import CHUNK, Source
 from insula.tasks import in_thread
 
 _BATCH = 1024 * 1024
+_PARTIAL_S = 24 * 3600.0  # how long a download that was cut short waits for somebody to ask again
 
 
 def digest_of(data: bytes) -> str:
@@ -33,9 +38,10 @@ class Blobs:
 
     def __init__(self, folder: Path, temporary: Path) -> None:
         self._folder = folder / "sha256"
+        self._partial = folder / "partial"
         self._temporary = temporary
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._temporary.mkdir(parents=True, exist_ok=True)
+        for each in (self._folder, self._partial, self._temporary):
+            each.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
         """Where a blob is, or would be."""
@@ -78,6 +84,27 @@ class Blobs:
         """Begin a blob of unknown digest. Its calls block."""
         return BlobWriter(self, self.temporary_path("blob"))
 
+    def resume(self, digest: str) -> BlobWriter:
+        """Begin a blob of known digest, or go on where an earlier attempt was cut short, even by a crash. Blocks: what is there
+        is hashed again, by its `begin`. One at a time for each digest; content that turns out wrong is for the caller to drop."""
+        return BlobWriter(self, self._partial / digest.removeprefix("sha256:"), resume=True)
+
+    def settle(self, digests: Iterable[str]) -> None:
+        """An image needs these now: what was kept in case that its download is asked for again may go. Blocks."""
+        for digest in digests:
+            (self._partial / digest.removeprefix("sha256:")).unlink(missing_ok=True)
+
+    def drop_partial(self, older_than_s: float) -> int:
+        """Give up downloads that nobody has gone on with for so long. Returns the bytes that this frees. Blocks."""
+        freed = 0
+        for entry in entries(self._partial):
+            with suppress(FileNotFoundError):
+                found = entry.stat()
+                if time.time() - found.st_mtime >= older_than_s:
+                    freed += found.st_blocks * 512 if found.st_nlink == 1 else 0
+                    Path(entry.path).unlink()
+        return freed
+
     def temporary_path(self, kind: str) -> Path:
         """A new name on the file system of the blobs; removed by `recover` if it is left."""
         return self._temporary / f"{kind}-{secrets.token_hex(8)}"
@@ -102,8 +129,9 @@ class Blobs:
             file.close()
 
     def recover(self) -> None:
-        """Drop what a killed process left half written. Blocks."""
+        """Drop what a killed process left half written, but for downloads that can be resumed. Blocks."""
         self._empty("")
+        self.drop_partial(_PARTIAL_S)
 
     def empty_trash(self) -> None:
         """Delete what was moved to a `temporary_path("trash")`: that can take long. Blocks."""
@@ -134,14 +162,29 @@ class Blobs:
 class BlobWriter:
     """One blob on its way in."""
 
-    def __init__(self, blobs: Blobs, path: Path, *, expected_bytes: int | None = None) -> None:
+    def __init__(self, blobs: Blobs, path: Path, *, resume: bool = False) -> None:
         self._blobs = blobs
         self.path = path
         self._hash = hashlib.sha256()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._keeps = resume
+        self._file = -1
         self.size = 0
-        self.expected_bytes = expected_bytes
-        self._open = True
+        self.expected_bytes: int | None = None
+        self._open = False
+        if not resume:
+            self.begin()
+
+    def begin(self) -> None:
+        """Open it, and take in what is there. Raises HostFault."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if self._keeps else os.O_EXCL)
+        try:
+            self._file = os.open(self.path, flags, 0o600)
+            self._open = True
+            while self._keeps and (data := os.read(self._file, _BATCH)):
+                self._hash.update(data)
+                self.size += len(data)
+        except OSError as error:
+            raise disk_fault(error, "write a blob") from None
 
     def write(self, data: bytes) -> None:
         """Add bytes. Raises TooLarge over the expected size, HostFault (the disk)."""
@@ -167,22 +210,28 @@ class BlobWriter:
         """Keep it. Raises Invalid when the content does not have the promised digest."""
         found = "sha256:" + self._hash.hexdigest()
         if digest and found != digest:
+            self._keeps = False
             self.abort()
             raise Invalid(f"the content does not have the digest that was promised: {digest}, but {found}")
         try:
             if durable:
                 os.fdatasync(self._file)
             self._close()
-            self.path.rename(self._blobs.path(found))
+            if self._keeps:
+                with suppress(FileExistsError):
+                    os.link(self.path, self._blobs.path(found))
+            else:
+                self.path.rename(self._blobs.path(found))
         except OSError as error:
             raise disk_fault(error, "keep a blob") from None
         return found
 
-    def abort(self) -> None:
-        """Drop it. After `commit` this does nothing."""
+    def abort(self, *, drop: bool = False) -> None:
+        """Leave it: a download that can be resumed stays, unless it is to be dropped. After `commit` nothing is lost."""
         self._close()
-        with suppress(FileNotFoundError):
-            self.path.unlink()
+        if drop or not self._keeps:
+            with suppress(FileNotFoundError):
+                self.path.unlink()
 
     def _close(self) -> None:
         if self._open:

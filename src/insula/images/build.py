@@ -100,6 +100,7 @@ def configuration(
     created: str,
     history: Sequence[dict[str, Any]],
     author: str = "",
+    variant: str = "",
 ) -> bytes:
     """An OCI image configuration document; `config` is its `config` part in the specification's own words (`Cmd`, ...)."""
     document: dict[str, Any] = {
@@ -112,6 +113,8 @@ def configuration(
     }
     if author:
         document["author"] = author
+    if variant:
+        document["variant"] = variant
     return manifests.encode(document)
 
 

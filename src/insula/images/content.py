@@ -100,6 +100,7 @@ class Content:
             parent=parent,
         )
         await self.metadata.change(lambda catalog: with_image(catalog, entry, tuple(names)))
+        await in_thread(self.blobs.settle, digests_needed | {identity})
         return await in_thread(self.image, identity)
 
     async def ensure(self, identity: str) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from insula.images.registries import Registries
+
 
 class Auth(Struct, frozen=True, kw_only=True):
     """Credentials for one registry, as `X-Registry-Auth` carries them."""
@@ -24,6 +26,22 @@ class Progress(Struct, frozen=True, kw_only=True):
     id: str = ""
     current: int = 0
     total: int = 0
+
+
+class Pushed(Struct, frozen=True, kw_only=True):
+    """The manifest as a registry has it now."""
+
+    digest: str
+    size_bytes: int
+
+
+class Distribution(Struct, frozen=True, kw_only=True):
+    """What a registry says of an image: its manifest or index, and the platforms, each `{"os", "architecture", "variant"}`."""
+
+    media_type: str
+    digest: str
+    size_bytes: int
+    platforms: tuple[dict[str, str], ...] = ()
 
 
 Report = Callable[[Progress], None]
@@ -82,8 +100,11 @@ class ImageStore(Protocol):
     """The image store of one node. References are what a user types: `busybox`, `host:5000/a/b:tag`, `name@sha256:...`,
     an image id or a unique prefix of it."""
 
-    async def get(self, reference: str) -> Image:
-        """Raises NotFound with Docker's sentence (`No such image: X`)."""
+    registries: Registries
+
+    async def get(self, reference: str, *, platform: str = "") -> Image:
+        """Raises NotFound with Docker's sentence (`No such image: X`), also for an image of another platform than the one asked
+        for. A platform is `linux/arm64/v8` or the OCI image specification's JSON, here and below."""
         ...
 
     async def held(self, id: str) -> Image:
@@ -113,27 +134,48 @@ class ImageStore(Protocol):
         """Fetch from its registry, verifying every digest."""
         ...
 
-    async def push(self, reference: str, *, auth: Auth | None = None, report: Report | None = None) -> str:
-        """Send to its registry. Returns the manifest's digest."""
+    async def pull_all(
+        self, repository: str, *, auth: Auth | None = None, platform: str = "", report: Report | None = None
+    ) -> Sequence[Image]:
+        """Fetch every tag of a repository."""
         ...
 
-    async def login(self, server: str, auth: Auth) -> None:
-        """Find out whether a registry (`host:5000`, empty for Docker Hub) takes credentials. Raises Unauthorized, Unavailable."""
+    async def push(
+        self, reference: str, *, auth: Auth | None = None, platform: str = "", report: Report | None = None
+    ) -> Pushed:
+        """Send to its registry."""
         ...
 
-    async def load(self, archive: AsyncIterator[bytes], *, report: Report | None = None) -> Sequence[Image]:
+    async def login(self, server: str, auth: Auth) -> str:
+        """Find out whether a registry (`host:5000`, empty for Docker Hub) takes credentials. Returns the identity token that
+        it gave in exchange, empty for none. Raises Unauthorized, Unavailable."""
+        ...
+
+    async def distribution(self, reference: str, *, auth: Auth | None = None) -> Distribution:
+        """What a registry says of an image, without fetching it."""
+        ...
+
+    async def load(
+        self, archive: AsyncIterator[bytes], *, platform: str = "", report: Report | None = None
+    ) -> Sequence[Image]:
         """Read a `docker save` or OCI layout tar (plain, gzip, zstd...). Reports a step for each layer and, at the end of each
         image, `Loaded image: NAME` for each name that came with it, or `Loaded image ID: ID`."""
         ...
 
-    def save(self, references: Sequence[str]) -> AsyncIterator[bytes]:
+    def save(self, references: Sequence[str], *, platform: str = "") -> AsyncIterator[bytes]:
         """Write an archive that Docker loads and that is an OCI layout too."""
         ...
 
     async def import_rootfs(
-        self, archive: AsyncIterator[bytes], *, name: str = "", changes: Sequence[str] = (), message: str = ""
+        self,
+        archive: AsyncIterator[bytes],
+        *,
+        name: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        platform: str = "",
     ) -> Image:
-        """Make an image of one layer from a root file system tar."""
+        """Make an image of one layer from a root file system tar, for this machine's platform or another."""
         ...
 
     async def commit(
@@ -142,7 +184,7 @@ class ImageStore(Protocol):
         """Make an image of `base` plus the writable layer in the folder `upper`."""
         ...
 
-    async def history(self, reference: str) -> Sequence[dict[str, Any]]:
+    async def history(self, reference: str, *, platform: str = "") -> Sequence[dict[str, Any]]:
         """Newest first, as the Docker API answers."""
         ...
 

@@ -13,7 +13,7 @@ import ctypes
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +25,7 @@ from msgspec import Struct
 from insula.errors import HostFault, Invalid
 from insula.host.folders import entries
 from insula.host.rmtree import remove_tree
-from insula.host.tarstream import Hashing
+from insula.host.tarstream import Hashing, Source
 from insula.host.threads import to_end
 from insula.host.untar import unpack
 from insula.images.blobs import Blobs
@@ -33,6 +33,7 @@ from insula.images.bounded import Bounded
 from insula.tasks import Tasks, in_thread
 
 log = logging.getLogger(__name__)
+_TELL_BYTES = 512 * 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -57,6 +58,23 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
 def boot_id() -> str:
     """Which boot of the machine this is."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class _Told:
+    """A source that tells how far it was read."""
+
+    def __init__(self, source: Source, progress: Callable[[int], None]) -> None:
+        self._source = source
+        self._progress = progress
+        self._done = self._told = 0
+
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(size)
+        self._done += len(data)
+        if self._done - self._told >= _TELL_BYTES or (not data and self._done > self._told):
+            self._told = self._done
+            self._progress(self._done)
+        return data
 
 
 class Layers:
@@ -85,14 +103,17 @@ class Layers:
                 self._records[chain] = msgspec.json.decode(text, type=LayerRecord)
         return self._records.get(chain)
 
-    async def ensure(self, chain: str, diff_id: str, blob: str) -> LayerRecord:
-        """Unpack a layer unless it is there. Raises Invalid (damaged, wrong diff id), TooLarge, HostFault."""
+    async def ensure(
+        self, chain: str, diff_id: str, blob: str, progress: Callable[[int], None] | None = None
+    ) -> LayerRecord:
+        """Unpack a layer unless it is there; `progress` is told the bytes of the blob that were read, in a thread. Raises
+        Invalid (damaged, wrong diff id), TooLarge, HostFault."""
         lock = self._making.setdefault(chain, asyncio.Lock())
         async with lock:
             if (known := self.record(chain)) is not None:
                 return known
             loop = asyncio.get_running_loop()
-            record = await to_end(loop.run_in_executor(self._pool, self._make, chain, diff_id, blob))
+            record = await to_end(loop.run_in_executor(self._pool, self._make, chain, diff_id, blob, progress))
             self._records[chain] = record
         if not self._flushing:
             self._flushing = True
@@ -108,12 +129,12 @@ class Layers:
                 raise result
         return [result for result in results if isinstance(result, LayerRecord)]
 
-    def _make(self, chain: str, diff_id: str, blob: str) -> LayerRecord:
+    def _make(self, chain: str, diff_id: str, blob: str, progress: Callable[[int], None] | None) -> LayerRecord:
         place = self._blobs.temporary_path("layer")
         (place / "diff").mkdir(parents=True, mode=0o755)
         try:
             with self._blobs.path(blob).open("rb", buffering=0) as file:
-                hashing = Hashing(Bounded(file, self._folder))
+                hashing = Hashing(Bounded(_Told(file, progress) if progress else file, self._folder))
                 found = unpack(hashing, str(place / "diff"), overlay=True)
             if hashing.digest != diff_id:
                 raise Invalid(f"the layer {blob} unpacks to {hashing.digest}, but the image promises {diff_id}")

@@ -31,6 +31,7 @@ ACCEPTED = (OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST)
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 MAX_LAYERS = 500  # what overlayfs stacks
+_DOCKER_CONFIG_OLD = "application/octet-stream"  # what Docker 1.10 wrote
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 
 
@@ -54,6 +55,11 @@ class Descriptor(Struct, frozen=True, kw_only=True, rename="camel"):
     urls: list[str] | None = None
     annotations: dict[str, str] | None = None
     platform: Platform | None = None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a layer that its registry need not have."""
+        return bool(self.urls) or "foreign" in self.media_type or "nondistributable" in self.media_type
 
 
 class Manifest(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -109,7 +115,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
 
 
 def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
-    """Read a manifest or an index. Raises Invalid, Unsupported (the obsolete schema 1, foreign layers)."""
+    """Read a manifest or an index. Raises Invalid, Unsupported (the obsolete schema 1)."""
     if len(data) > MAX_DOCUMENT_BYTES:
         raise Invalid(f"the manifest is larger than {MAX_DOCUMENT_BYTES} bytes")
     shape = _decode(data, dict[str, Any], "manifest")
@@ -126,10 +132,13 @@ def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
     _check([manifest.config, *manifest.layers])
     if len(manifest.layers) > MAX_LAYERS:
         raise Invalid(f"the image has {len(manifest.layers)} layers; {MAX_LAYERS} can be stacked")
-    for layer in manifest.layers:
-        if layer.urls or "foreign" in layer.media_type or "nondistributable" in layer.media_type:
-            raise Unsupported(f"the layer {layer.digest} is kept outside of the registry (a Windows base layer)")
     return manifest
+
+
+def check_config_type(config: Descriptor) -> None:
+    """Charts, plugins and other artifacts use the same manifests. Raises Invalid, with the Docker Engine's beginning."""
+    if config.media_type not in ("", OCI_CONFIG, DOCKER_CONFIG, _DOCKER_CONFIG_OLD):
+        raise Invalid(f"unsupported media type {config.media_type}: this is an artifact, not an image of a container")
 
 
 def parse_config(data: bytes) -> ConfigFile:
@@ -209,7 +218,10 @@ def host_platform(machine: str) -> Platform:
 
 
 def parse_platform(text: str) -> Platform:
-    """Read `linux/arm64/v8`, `linux/amd64`, `arm64`. Raises Invalid."""
+    """Read `linux/arm64/v8`, `linux/amd64`, `arm64`, or a platform as the OCI image specification writes it in JSON. Raises
+    Invalid."""
+    if text.startswith("{"):
+        text = str(_decode(text.encode(), Platform, "platform"))
     parts = text.lower().split("/")
     if not all(part.replace("_", "").replace("-", "").replace(".", "").isalnum() for part in parts) or len(parts) > 3:
         raise Invalid(f"{text!r} is not a platform such as linux/amd64", field="platform")
@@ -217,6 +229,34 @@ def parse_platform(text: str) -> Platform:
         parts = ["linux", *parts] if parts[0] != "linux" else parts
     architecture = _ALIASES.get(parts[1], parts[1]) if len(parts) > 1 else ""
     return Platform(os=parts[0], architecture=architecture, variant=parts[2] if len(parts) > 2 else "")
+
+
+def platform_of(image: Image) -> Platform:
+    """What an image says that it is made for."""
+    return Platform(os=image.os, architecture=image.architecture, variant=str(image.config.raw.get("variant") or ""))
+
+
+def platform_fits(have: Platform, wanted: Platform) -> bool:
+    """Whether what is made for one platform is what was asked for; without a variant any will do."""
+    usual = _VARIANTS.get(wanted.architecture, "")
+    return (
+        (have.os or "linux") == wanted.os
+        and wanted.architecture in ("", have.architecture)
+        and (not wanted.variant or (have.variant or usual) == wanted.variant)
+    )
+
+
+def fits(image: Image, wanted: Platform) -> bool:
+    """Likewise, of an image."""
+    return platform_fits(platform_of(image), wanted)
+
+
+def mismatch(name: str, image: Image, wanted: Platform) -> str:
+    """The Docker Engine's sentence; clients look for it."""
+    return (
+        f"image with reference {name} was found but does not match the specified platform: "
+        f"wanted {wanted}, actual: {platform_of(image)}"
+    )
 
 
 def choose(manifests: Sequence[Descriptor], wanted: Platform) -> Descriptor | None:

@@ -14,30 +14,34 @@ from insula.images import manifests, reference
 from insula.images.archive_out import oci_manifest
 from insula.images.blobs import Blobs, digest_of
 from insula.images.content import Content
-from insula.images.contract import Progress, Report
+from insula.images.contract import Progress, Pushed, Report
 from insula.images.metadata import Catalog, Entry, LayerBlob, with_image
 from insula.images.registry import Registry
 from insula.images.resolve import short
-
-_PARALLEL = 3
+from insula.images.transfers import Transfers
 
 
 class Push:
     """One push. Call `run` inside `Content.hold()`."""
 
     def __init__(
-        self, content: Content, registry: Registry, target: reference.Reference, report: Report | None
+        self,
+        content: Content,
+        registry: Registry,
+        target: reference.Reference,
+        report: Report | None,
+        transfers: Transfers,
     ) -> None:
         self._content = content
         self._registry = registry
         self._target = target
         self._report = report or (lambda _: None)
-        self._slots = asyncio.Semaphore(_PARALLEL)
+        self._slots = transfers.uploads
 
-    async def run(self, entry: Entry) -> str:
-        """Returns the manifest's digest. Raises Forbidden, Unauthorized, Unavailable, HostFault."""
+    async def run(self, entry: Entry) -> Pushed:
+        """Raises Forbidden, Unauthorized, Unavailable, HostFault."""
         self._report(Progress(status=f"The push refers to repository [{self._target.full_name}]"))
-        for layer in entry.layers:
+        for layer in reversed(entry.layers):
             self._report(Progress(status="Preparing", id=short(layer.diff_id)))
         work = [asyncio.ensure_future(self._layer(layer)) for layer in entry.layers]
         try:
@@ -58,7 +62,7 @@ class Push:
             lambda catalog: with_image(catalog, pushed) if entry.id in catalog.images else catalog
         )
         self._report(Progress(status=f"{tag}: digest: {digest} size: {len(data)}"))
-        return digest
+        return Pushed(digest=digest, size_bytes=len(data))
 
     def _manifest(self, entry: Entry, layers: tuple[LayerBlob, ...]) -> tuple[bytes, str]:
         """Docker's schema 2, which the oldest registries know, where its media types suffice; else OCI's."""
@@ -69,6 +73,8 @@ class Push:
 
     async def _layer(self, layer: LayerBlob) -> LayerBlob:
         name = short(layer.diff_id)
+        if self._slots.locked():
+            self._report(Progress(status="Waiting", id=name))
         async with self._slots:
             if not layer.media_type.endswith(("gzip", "zstd")):
                 layer = await change(compress, self._content.blobs, layer)

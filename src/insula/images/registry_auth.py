@@ -52,27 +52,42 @@ def basic(auth: Auth) -> str:
 class _Token(Struct, frozen=True):
     token: str = ""
     access_token: str = ""
+    refresh_token: str = ""
+
+
+class Granted(Struct, frozen=True, kw_only=True):
+    """The `Authorization` header that answers a challenge, and the identity token that may stand for the password later."""
+
+    header: str
+    identity_token: str = ""
 
 
 async def authorize(
-    session: aiohttp.ClientSession, challenges: list[Challenge], auth: Auth, scope: str, *, insecure: bool
-) -> str:
-    """The `Authorization` header that answers a challenge. Raises Unauthorized, Unavailable."""
+    session: aiohttp.ClientSession,
+    challenges: list[Challenge],
+    auth: Auth,
+    scope: str,
+    *,
+    insecure: bool,
+    offline: bool = False,
+) -> Granted:
+    """Answer a challenge. `offline` asks for an identity token too. Raises Unauthorized, Unavailable."""
     by_scheme = {challenge.scheme: challenge for challenge in challenges}
     if bearer := by_scheme.get("bearer"):
         if auth.registry_token:
-            return f"Bearer {auth.registry_token}"
-        return "Bearer " + await _fetch_token(session, bearer, auth, scope, insecure)
+            return Granted(header=f"Bearer {auth.registry_token}")
+        token = await _fetch_token(session, bearer, auth, scope, insecure, offline)
+        return Granted(header=f"Bearer {token.token or token.access_token}", identity_token=token.refresh_token)
     if "basic" in by_scheme and auth.username:
-        return basic(auth)
+        return Granted(header=basic(auth))
     raise Unauthorized(
         "no basic auth credentials" if "basic" in by_scheme else "the registry asks for an unknown login"
     )
 
 
 async def _fetch_token(
-    session: aiohttp.ClientSession, challenge: Challenge, auth: Auth, scope: str, insecure: bool
-) -> str:
+    session: aiohttp.ClientSession, challenge: Challenge, auth: Auth, scope: str, insecure: bool, offline: bool
+) -> _Token:
     realm = challenge.parameters.get("realm", "")
     try:
         url = URL(realm)
@@ -86,12 +101,14 @@ async def _fetch_token(
     service = challenge.parameters.get("service", "")
     wanted = challenge.parameters.get("scope") or scope
     try:
-        return await _exchange(session, url, auth, service, wanted)
+        return await _exchange(session, url, auth, service, wanted, offline)
     except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
         raise Unavailable(f"the registry's login service {url.host} does not answer: {error}") from None
 
 
-async def _exchange(session: aiohttp.ClientSession, url: URL, auth: Auth, service: str, scope: str) -> str:
+async def _exchange(
+    session: aiohttp.ClientSession, url: URL, auth: Auth, service: str, scope: str, offline: bool
+) -> _Token:
     if auth.identity_token:
         form = {"grant_type": "refresh_token", "refresh_token": auth.identity_token, "service": service}
         form |= {"scope": scope, "client_id": _CLIENT}
@@ -101,6 +118,7 @@ async def _exchange(session: aiohttp.ClientSession, url: URL, auth: Auth, servic
         headers = {}
         if auth.username:
             query.append(("account", auth.username))
+            query.append(("offline_token", "true" if offline else ""))
             headers["Authorization"] = basic(auth)
         given = [(key, value) for key, value in query if value]
         request = session.get(url.extend_query(given), headers=headers, allow_redirects=False)
@@ -113,4 +131,4 @@ async def _exchange(session: aiohttp.ClientSession, url: URL, auth: Auth, servic
     token = msgspec.json.decode(data, type=_Token)
     if not (token.token or token.access_token):
         raise Unavailable("the registry's login service gave no token")
-    return token.token or token.access_token
+    return token

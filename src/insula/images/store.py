@@ -11,45 +11,53 @@ Open it with `await NodeImages.open(folder)`, then `recover()` once before use.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+from msgspec.structs import replace
 
 from insula import clock
-from insula.errors import NotFound
+from insula.errors import Forbidden, Invalid, NotFound, TooManyRequests, Unauthorized, Unavailable
 from insula.host.tarstream import consume, produce
 from insula.host.threads import change
 from insula.images import archive_in, archive_out, build, demo, manifests, resolve
 from insula.images.bounded import Bounded
 from insula.images.changes import apply_changes
 from insula.images.content import Content
-from insula.images.contract import Auth, Image, Progress, Report, Rootfs, Use
+from insula.images.contract import Auth, Distribution, Image, Progress, Pushed, Report, Rootfs, Use
 from insula.images.diff import write_diff
 from insula.images.history import history_rows
 from insula.images.lookup import find_file
 from insula.images.metadata import LayerBlob, with_image, without_image, without_names
-from insula.images.pull import Pull
+from insula.images.pull import Pull, look_at
 from insula.images.push import Push
-from insula.images.reference import parse, parse_name
+from insula.images.reference import Reference, parse, parse_name
+from insula.images.registries import Registries, endpoints, with_environment
 from insula.images.registry import Registry
+from insula.images.transfers import Transfers
 from insula.tasks import in_thread
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class NodeImages:
     """The images of one node."""
 
-    def __init__(self, content: Content, insecure_registries: Sequence[str] = ()) -> None:
+    def __init__(self, content: Content, registries: Registries) -> None:
         self._content = content
-        self._insecure = tuple(insecure_registries)
         self._platform = manifests.host_platform(os.uname().machine)
+        self._transfers = Transfers(registries)
+        self.registries = registries
 
     @classmethod
-    async def open(cls, data_dir: Path, *, insecure_registries: Sequence[str] = ()) -> Self:
-        """Open the store below a folder, made if it is missing. Registries on loopback may speak plain HTTP; so may those
-        listed (`host:port`)."""
-        return cls(await in_thread(Content, Path(data_dir)), insecure_registries)
+    async def open(cls, data_dir: Path, *, registries: Registries | None = None) -> Self:
+        """Open the store below a folder, made if it is missing."""
+        return cls(await in_thread(Content, Path(data_dir)), with_environment(registries or Registries()))
 
     async def close(self) -> None:
         """Wait for background work; mounts stay."""
@@ -61,9 +69,13 @@ class NodeImages:
 
     # --- looking --------------------------------------------------------------------------------------------------
 
-    async def get(self, reference: str) -> Image:
-        """Raises NotFound with Docker's sentence, Invalid."""
-        return self._content.image(resolve.find(self._content.catalog, reference))
+    async def get(self, reference: str, *, platform: str = "") -> Image:
+        """Raises NotFound with Docker's sentence, also for an image of another platform than the one asked for; Invalid."""
+        image = self._content.image(resolve.find(self._content.catalog, reference))
+        wanted = manifests.parse_platform(platform) if platform else None
+        if wanted and not manifests.fits(image, wanted):
+            raise NotFound(manifests.mismatch(reference, image, wanted), kind="image", name=reference)
+        return image
 
     async def held(self, id: str) -> Image:
         """An image by its full id, also one removed by force that a stopped instance still needs. Raises NotFound."""
@@ -74,9 +86,9 @@ class NodeImages:
         images = [self._content.image(identity) for identity in self._content.catalog.images]
         return sorted(images, key=lambda image: image.created, reverse=True)
 
-    async def history(self, reference: str) -> Sequence[dict[str, Any]]:
+    async def history(self, reference: str, *, platform: str = "") -> Sequence[dict[str, Any]]:
         """Newest first, as the Docker API answers."""
-        image = await self.get(reference)
+        image = await self.get(reference, platform=platform)
         layers = self._content.layers
         sizes = [
             record.size_bytes if (record := layers.record(chain)) else 0
@@ -113,15 +125,19 @@ class NodeImages:
 
     # --- content in -----------------------------------------------------------------------------------------------
 
-    async def load(self, archive: AsyncIterator[bytes], *, report: Report | None = None) -> Sequence[Image]:
-        """Read a `docker save` or OCI layout tar (plain, gzip, zstd...). Raises Invalid, Unsupported, TooLarge, HostFault."""
+    async def load(
+        self, archive: AsyncIterator[bytes], *, platform: str = "", report: Report | None = None
+    ) -> Sequence[Image]:
+        """Read a `docker save` or OCI layout tar (plain, gzip, zstd...). Raises Invalid, Unsupported, TooLarge, HostFault,
+        NotFound where nothing fits the platform."""
         content = self._content
+        asked = manifests.parse_platform(platform) if platform else None
         async with content.hold():
             content.soil()
             taken = await consume(
                 archive, lambda source: archive_in.receive(source, content.blobs, content.folder), "load"
             )
-            found = await in_thread(archive_in.images_in, taken, self._platform)
+            found = await in_thread(archive_in.images_in, taken, asked or self._platform, strict=asked is not None)
             images = []
             for each in found:
                 config = await in_thread(taken.document, each.config)
@@ -161,10 +177,19 @@ class NodeImages:
         return await self.get(image.id)
 
     async def import_rootfs(
-        self, archive: AsyncIterator[bytes], *, name: str = "", changes: Sequence[str] = (), message: str = ""
+        self,
+        archive: AsyncIterator[bytes],
+        *,
+        name: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        platform: str = "",
     ) -> Image:
         """Make an image of one layer from a root file system tar. Raises Invalid, TooLarge, HostFault."""
         content = self._content
+        made_for = manifests.parse_platform(platform) if platform else self._platform
+        if made_for.os != "linux":
+            raise Invalid(f"operating system {made_for.os!r} is not supported: it must be linux", field="platform")
         names = [parse_name(name).tagged] if name else []
         config = apply_changes({}, changes)
         async with content.hold():
@@ -177,7 +202,8 @@ class NodeImages:
             document = build.configuration(
                 [layer],
                 config,
-                architecture=self._platform.architecture,
+                architecture=made_for.architecture or self._platform.architecture,
+                variant=made_for.variant if platform else "",
                 created=created,
                 history=[{"created": created, "comment": message or "Imported from -"}],
             )
@@ -211,36 +237,96 @@ class NodeImages:
         self, reference: str, *, auth: Auth | None = None, platform: str = "", report: Report | None = None
     ) -> Image:
         """Fetch from its registry, verifying every digest. Raises NotFound, Invalid, Unauthorized, Unavailable, HostFault."""
-        parsed = parse(reference)
-        wanted = manifests.parse_platform(platform) if platform else self._platform
-        async with self._content.hold():
-            self._content.soil()
-            async with Registry(parsed, auth, insecure=self._insecure) as registry:
-                pull = Pull(self._content, registry, parsed, wanted, report)
-                return await pull.run(strict_platform=bool(platform))
+        image, news = await self._pull(parse(reference), auth, platform, report)
+        familiar = parse(reference).familiar
+        if report is not None:
+            report(_outcome(news, familiar))
+        wanted = manifests.parse_platform(platform) if platform else None
+        if wanted and report is not None and not manifests.fits(image, wanted):
+            report(Progress(status=f"WARNING: {manifests.mismatch(familiar, image, wanted)}"))
+        return image
 
-    async def push(self, reference: str, *, auth: Auth | None = None, report: Report | None = None) -> str:
-        """Send to its registry. Returns the manifest's digest. Raises NotFound, Forbidden, Unauthorized, Unavailable."""
-        parsed = parse_name(reference)
+    async def pull_all(
+        self, repository: str, *, auth: Auth | None = None, platform: str = "", report: Report | None = None
+    ) -> Sequence[Image]:
+        """Fetch every tag of a repository. Raises as `pull`."""
+        parsed = parse_name(repository)
+        tags = await self._anywhere(parsed, auth, lambda registry: registry.tags())
+        images, any_news = [], False
+        for tag in tags:
+            image, news = await self._pull(replace(parsed, tag=tag), auth, platform, report)
+            images.append(image)
+            any_news = any_news or news
+        if report is not None:
+            report(_outcome(any_news, parsed.name))
+        return images
+
+    async def _pull(
+        self, parsed: Reference, auth: Auth | None, platform: str, report: Report | None
+    ) -> tuple[Image, bool]:
+        if parsed.path == "scratch" or parsed.full_name == "docker.io/library/scratch":
+            raise Invalid("'scratch' is a reserved name")
+        wanted = manifests.parse_platform(platform) if platform else self._platform
+        content = self._content
+        async with content.hold():
+            content.soil()
+            return await self._anywhere(
+                parsed,
+                auth,
+                lambda registry: Pull(content, registry, parsed, wanted, report, self._transfers).run(),
+            )
+
+    async def _anywhere(self, parsed: Reference, auth: Auth | None, work: Callable[[Registry], Awaitable[T]]) -> T:
+        """Do it at the first endpoint that can: a mirror that cannot is passed over. It sees no credentials: they are the
+        registry's."""
+        *mirrors, last = endpoints(self.registries, parsed.domain)
+        for endpoint in mirrors:
+            try:
+                async with Registry(parsed, None, endpoint, self.registries) as registry:
+                    return await work(registry)
+            except (NotFound, Invalid, Unauthorized, Forbidden, TooManyRequests, Unavailable) as fault:
+                log.info("a mirror cannot help", extra={"mirror": endpoint.url, "fault": str(fault)})
+        async with Registry(parsed, auth, last, self.registries) as registry:
+            return await work(registry)
+
+    async def push(
+        self, reference: str, *, auth: Auth | None = None, platform: str = "", report: Report | None = None
+    ) -> Pushed:
+        """Send to its registry. Raises NotFound, Forbidden, Unauthorized, Unavailable."""
+        parsed = parse(reference)
+        if parsed.digest:
+            raise Invalid("cannot push a digest reference")
         identity = self._content.catalog.names.get(parsed.tagged)
         if identity is None:
             raise NotFound(f"An image does not exist locally with the tag: {parsed.name}", kind="image", name=reference)
+        await self.get(parsed.tagged, platform=platform)
+        endpoint = endpoints(self.registries, parsed.domain, pushing=True)[0]
         async with (
             self._content.hold(),
-            Registry(parsed, auth, pushing=True, insecure=self._insecure) as registry,
+            Registry(parsed, auth, endpoint, self.registries, pushing=True) as registry,
         ):
-            return await Push(self._content, registry, parsed, report).run(self._content.catalog.images[identity])
+            push = Push(self._content, registry, parsed, report, self._transfers)
+            return await push.run(self._content.catalog.images[identity])
 
-    async def login(self, server: str, auth: Auth) -> None:
-        """Find out whether a registry takes credentials. Raises Unauthorized, Unavailable, Invalid."""
+    async def login(self, server: str, auth: Auth) -> str:
+        """Find out whether a registry takes credentials. Returns the identity token that it gave for them, empty for none. Raises
+        Unauthorized, Unavailable, Invalid."""
         repository = parse(f"{server}/login/check" if server else "login/check")
-        async with Registry(repository, auth, insecure=self._insecure) as registry:
-            await registry.check_login()
+        endpoint = endpoints(self.registries, repository.domain, pushing=True)[0]
+        async with Registry(repository, auth, endpoint, self.registries) as registry:
+            return await registry.check_login()
+
+    async def distribution(self, reference: str, *, auth: Auth | None = None) -> Distribution:
+        """What a registry says of an image, without fetching it. Raises as `pull`."""
+        parsed = parse(reference)
+        return await self._anywhere(parsed, auth, lambda registry: look_at(registry, parsed))
 
     # --- content out ----------------------------------------------------------------------------------------------
 
-    async def save(self, references: Sequence[str]) -> AsyncIterator[bytes]:
+    async def save(self, references: Sequence[str], *, platform: str = "") -> AsyncIterator[bytes]:
         """Write an archive that Docker loads and that is an OCI layout too. Raises NotFound before the first byte."""
+        for reference in references if platform else ():
+            await self.get(reference, platform=platform)
         async with self._content.hold():
             images = archive_out.select(self._content.catalog, references)
             async with aclosing(
@@ -272,6 +358,11 @@ class NodeImages:
         chains = await self._content.ensure(image.id)
         lowers = [self._content.layers.diff(chain) for chain in reversed(chains)]
         return await in_thread(find_file, lowers, path)
+
+
+def _outcome(news: bool, name: str) -> Progress:
+    done = "Downloaded newer image for" if news else "Image is up to date for"
+    return Progress(status=f"Status: {done} {name}")
 
 
 def _report_loaded(report: Report | None, layers: Sequence[Any], names: Sequence[str], image: Image) -> None:

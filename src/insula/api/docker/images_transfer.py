@@ -14,18 +14,20 @@ import msgspec
 from aiohttp import web
 
 from insula.api.docker import errors
+from insula.api.docker.door import Door
 from insula.api.docker.events import tell
-from insula.api.docker.images_words import error_words, name_of, progress_words
+from insula.api.docker.images_words import error_words, has_tag, name_of, progress_words, repository_of
 from insula.api.docker.route import Call, Route
+from insula.api.docker.versions import OLDEST, Version
 from insula.api.web import body_chunks, encode, json_response, send_chunks, streaming
-from insula.errors import Invalid, Unavailable
-from insula.images.contract import Auth, Progress
+from insula.errors import Invalid, NotFound, Unavailable
+from insula.images.contract import Auth, Image, Progress
 from insula.tasks import finish
 
 _EVERY_S = 0.1  # progress of one layer is told this often at most
 _FETCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
 TAR = "application/x-tar"
-_HUB = "index.docker.io"
+_HUB = ("", "docker.io", "index.docker.io", "registry-1.docker.io")
 
 
 class _AuthWords(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,18 +130,32 @@ async def create(call: Call) -> web.StreamResponse:
     raise Invalid("either fromImage or fromSrc must be given", field="fromImage")
 
 
+def _platform(call: Call, since: Version = OLDEST) -> str:
+    """The platform asked for; before the version that knows the parameter it is ignored, as unknown ones are."""
+    return call.text("platform") if call.version >= since else ""
+
+
 async def _pull(call: Call) -> web.StreamResponse:
     reference = name_of(call.text("fromImage"), call.text("tag"))
     auth = auth_of(call.request.headers.get("X-Registry-Auth", ""))
     steps = _Steps()
 
     async def work() -> list[dict[str, Any]]:
-        images = call.door.engine.images
-        await images.pull(reference, auth=auth, platform=call.text("platform"), report=steps.report)
-        tell(call.door, "image", "pull", reference, name=call.text("fromImage"))
+        images, platform = call.door.engine.images, _platform(call)
+        if has_tag(reference):
+            image = await images.pull(reference, auth=auth, platform=platform, report=steps.report)
+            _tell_pulled(call.door, reference, image)
+            return []
+        for image in await images.pull_all(reference, auth=auth, platform=platform, report=steps.report):
+            _tell_pulled(call.door, reference, image)
         return []
 
     return await told(call, work(), steps)
+
+
+def _tell_pulled(door: Door, reference: str, image: Image) -> None:
+    """The Docker Engine names the reference as the actor, and the repository as its name, beside the image's labels."""
+    tell(door, "image", "pull", reference, **{**image.config.labels, "name": repository_of(reference)})
 
 
 async def _import(call: Call) -> web.StreamResponse:
@@ -154,7 +170,9 @@ async def _import(call: Call) -> web.StreamResponse:
     async def work() -> list[dict[str, Any]]:
         async with contextlib.aclosing(_source(call, source, steps)) as archive:
             images = call.door.engine.images
-            image = await images.import_rootfs(archive, name=name, changes=changes, message=message)
+            image = await images.import_rootfs(
+                archive, name=name, changes=changes, message=message, platform=_platform(call)
+            )
         tell(call.door, "image", "import", image.id, name=image.id)
         return [{"status": image.id}]
 
@@ -195,7 +213,9 @@ async def load(call: Call) -> web.StreamResponse:
             steps.report(step)
 
     async def work() -> list[dict[str, Any]]:
-        images = await call.door.engine.images.load(body_chunks(call.request), report=report)
+        images = await call.door.engine.images.load(
+            body_chunks(call.request), platform=_platform(call, (1, 48)), report=report
+        )
         for image in images:
             tell(call.door, "image", "load", image.id, name=image.id)
         return [{"stream": f"{line}\n"} for line in loaded]
@@ -215,7 +235,14 @@ async def save(call: Call) -> web.StreamResponse:
         names = [name for value in call.request.query.getall("names", []) for name in value.split(",") if name]
     if not names:
         raise Invalid("no image was named", field="names")
-    return await send_chunks(call.request, call.door.engine.images.save(names), content_type=TAR)
+    archive = call.door.engine.images.save(names, platform=_platform(call, (1, 48)))
+    for name in names:
+        with contextlib.suppress(
+            NotFound
+        ):  # a repository with other tags than `latest`; of anything else `save` complains
+            image = await call.door.engine.images.get(name)
+            tell(call.door, "image", "save", image.id, name=image.id)
+    return await send_chunks(call.request, archive, content_type=TAR)
 
 
 async def push(call: Call) -> web.StreamResponse:
@@ -235,9 +262,12 @@ async def push(call: Call) -> web.StreamResponse:
     async def work() -> list[dict[str, Any]]:
         lines = []
         for tag in tags or ["latest"]:
-            digest = await images.push(name_of(name, tag), auth=auth, report=steps.report)
-            tell(call.door, "image", "push", name_of(name, tag), name=name)
-            lines.append({"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": 0}})
+            reference = name_of(name, tag)
+            pushed = await images.push(reference, auth=auth, platform=_platform(call, (1, 46)), report=steps.report)
+            image = await images.get(reference)
+            tell(call.door, "image", "push", reference, **{**image.config.labels, "name": repository_of(reference)})
+            aux = {"Tag": tag, "Digest": pushed.digest, "Size": pushed.size_bytes}
+            lines.append({"progressDetail": {}, "aux": aux})
         return lines
 
     return await told(call, work(), steps)
@@ -258,8 +288,16 @@ async def login(call: Call) -> web.StreamResponse:
     server = words.serveraddress.partition("://")[2] or words.serveraddress
     server = server.partition("/")[0]
     auth = Auth(username=words.username, password=words.password, identity_token=words.identitytoken)
-    await call.door.engine.images.login("" if server == _HUB else server, auth)
-    return json_response({"Status": "Login Succeeded", "IdentityToken": ""})
+    token = await call.door.engine.images.login("" if server in _HUB else server, auth)
+    return json_response({"Status": "Login Succeeded", "IdentityToken": token})
+
+
+async def distribution(call: Call) -> web.StreamResponse:
+    """`GET /distribution/{name}/json`: what a registry says of an image."""
+    auth = auth_of(call.request.headers.get("X-Registry-Auth", ""))
+    found = await call.door.engine.images.distribution(call.params["name"], auth=auth)
+    descriptor = {"mediaType": found.media_type, "digest": found.digest, "size": found.size_bytes}
+    return json_response({"Descriptor": descriptor, "Platforms": list(found.platforms)})
 
 
 async def build_cache(_: Call) -> web.StreamResponse:
@@ -274,5 +312,6 @@ ROUTES = (
     Route("GET", "/images/{name*}/get", save, stream=True),
     Route("POST", "/images/{name*}/push", push, stream=True),
     Route("POST", "/auth", login),
+    Route("GET", "/distribution/{name*}/json", distribution),
     Route("POST", "/build/prune", build_cache),
 )

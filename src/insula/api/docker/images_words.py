@@ -21,6 +21,17 @@ def name_of(repository: str, tag: str) -> str:
     return f"{repository}@{tag}" if ":" in tag else f"{repository}:{tag}"
 
 
+def has_tag(reference: str) -> bool:
+    """Whether a reference names one image, not a whole repository."""
+    return "@" in reference or ":" in reference.rpartition("/")[2]
+
+
+def repository_of(reference: str) -> str:
+    """A reference without its tag or digest."""
+    name = reference.partition("@")[0]
+    return name.rpartition(":")[0] if has_tag(name) else name
+
+
 def created_at(image: Image) -> int:
     """Seconds since the epoch; 0 for an image that does not say."""
     try:

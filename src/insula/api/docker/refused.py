@@ -16,7 +16,6 @@ _BUILD = (
 )
 _PLUGINS = "Plugins are not supported: networks, volumes and log drivers are built in."
 _CHECKPOINT = "Checkpoints of containers are not supported."
-_DISTRIBUTION = "Looking at an image in its registry is not supported: pull it."
 
 
 def _refusing(sentence: str) -> Handler:
@@ -54,7 +53,6 @@ ROUTES = (
             ("/build/cancel", _BUILD),
             ("/session", _BUILD),
             ("/grpc", _BUILD),
-            ("/distribution/{rest*}", _DISTRIBUTION),
             ("/containers/{id}/checkpoints", _CHECKPOINT),
         )
         for method in _METHODS

@@ -58,13 +58,19 @@ def pull(ctx: click.Context, reference: str) -> None:
     asyncio.run(_pull(current(ctx), reference))
 
 
+def whole(reference: str) -> str:
+    """With the tag that a reference without one means: the door would fetch every tag."""
+    is_whole = "@" in reference or ":" in reference.rpartition("/")[2]
+    return reference if is_whole else f"{reference}:latest"
+
+
 async def _pull(paths: Paths, reference: str) -> None:
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bars: dict[str, TaskID] = {}
         async with doors.docker(paths) as door:
-            async for line in door.lines("POST", f"/images/create?fromImage={quote(reference, safe='')}"):
+            async for line in door.lines("POST", f"/images/create?fromImage={quote(whole(reference), safe='')}"):
                 detail = line.get("progressDetail") or {}
                 if line.get("id") and detail.get("total"):
                     if line["id"] not in bars:
