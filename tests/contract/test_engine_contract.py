@@ -295,7 +295,8 @@ async def test_on_failure_tries_as_often_as_allowed(engine: NodeEngine) -> None:
     made = await engine.create(config("sh", "-c", "exit 3", restart=RestartPolicy(name="on-failure", max_retries=2)))
     await engine.start(made.id)
     async with asyncio.timeout(20):
-        state = await engine.wait(made.id)
+        while (state := await engine.wait(made.id)).name == "restarting":
+            assert state.exit_code == 3
     assert (state.name, state.exit_code, state.restart_count) == ("exited", 3, 2)
 
 

@@ -218,7 +218,7 @@ def test_archives_cannot_leave_the_container(daemon: Daemon, sleeper: str) -> No
 def test_archives_that_are_no_images(daemon: Daemon) -> None:
     for junk in (b"", b"x" * 5000, _tar(_member("manifest.json")), _tar(_member("../manifest.json"))):
         answer = daemon.api("POST", "/images/load", junk, headers={"Content-Type": "application/x-tar"})
-        assert answer.status == 400 and answer.message, answer.body
+        assert answer.status == 200 and b'"errorDetail":{"message":"' in answer.body, answer.body
     assert open_files(daemon) < 200
 
 

@@ -81,6 +81,8 @@ def test_life_of_a_container(daemon: Daemon, client: docker.DockerClient) -> Non
         assert container.wait()["StatusCode"] == 3
         container.start()
         container.kill()
+        container.reload()
+        assert container.status == "exited"
         assert container.wait(condition="not-running")["StatusCode"] == 137
     finally:
         container.remove(v=True, force=True)
@@ -97,6 +99,32 @@ def test_logs_stream(daemon: Daemon, client: docker.DockerClient) -> None:
         assert container.logs(stdout=False) == b"e\n"
     finally:
         container.remove(force=True)
+
+
+def test_a_wait_ends_with_the_run_though_a_restart_follows(client: docker.DockerClient) -> None:
+    container = client.containers.run(
+        IMAGE, ["sh", "-c", "sleep 0.3; exit 4"], detach=True, network_mode="none", restart_policy={"Name": "always"}
+    )
+    try:
+        assert container.wait(timeout=20)["StatusCode"] == 4
+    finally:
+        container.remove(force=True)
+
+
+def test_the_start_of_an_exec_says_whether_its_stream_is_framed(client: docker.DockerClient) -> None:
+    container = client.containers.run(IMAGE, ["sleep", "60"], detach=True, network_mode="none")
+    try:
+        for tty, expected in ((True, b"out\r\nerr\r\n"), (False, (b"out\n", b"err\n"))):
+            made = client.api.exec_create(container.id, ["sh", "-c", "echo out; echo err >&2"], tty=tty)
+            said = client.api.exec_start(made["Id"], tty=False, demux=not tty)  # framed, though there is a terminal
+            assert said == expected
+    finally:
+        container.remove(force=True)
+
+
+def test_an_archive_that_is_no_image(client: docker.DockerClient) -> None:
+    with pytest.raises(docker.errors.ImageLoadError, match="tar"):
+        client.images.load(b"abc")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # docker-py never closes a streamed exec

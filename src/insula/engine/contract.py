@@ -185,7 +185,7 @@ class Engine(Protocol):
         ...
 
     async def wait(self, id: str, condition: Literal["not-running", "next-exit", "removed"] = "not-running") -> State:
-        """Return its state when the condition holds."""
+        """Return its state when the condition holds. `not-running` holds at each end, also one that a restart follows."""
         ...
 
     async def remove(self, id: str, *, force: bool = False, volumes: bool = False) -> None:

@@ -103,7 +103,8 @@ def _image_config(resident: Resident) -> ImageConfig:
 
 
 async def kill(parts: Parts, resident: Resident, signal: str) -> None:
-    """Signal it, also while a stop is under way. Raises Conflict when it does not run."""
+    """Signal it, also while a stop is under way; SIGKILL returns when it has ended, as with dockerd. Raises Conflict when it does
+    not run."""
     number = parse_signal(signal)
     entry = resident.entry
     if entry.stage is not Stage.RUNNING:
@@ -115,8 +116,12 @@ async def kill(parts: Parts, resident: Resident, signal: str) -> None:
     }
     if number in stops and not entry.user_stopped:
         await resident.save(user_stopped=True)
+    settled = resident.settled
     await resident.driver.kill(resident.handle, number)
     parts.say(resident, "kill", signal=str(number))
+    if number == signals.SIGKILL:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(settled.wait(), _SETTLE_S)
 
 
 async def restart(parts: Parts, resident: Resident, *, timeout_s: float | None) -> None:

@@ -91,7 +91,8 @@ class Resident:
         return await self._wait(self._exits)
 
     async def rest(self) -> State:
-        """The state when it does not run and will not be restarted; at once if that is so."""
+        """The state when it does not run: at once if that is so, else at the next end, also one that a restart follows, as the
+        Docker Engine's `not-running`."""
         if self.state.name in ("created", "exited", "dead", "removing"):
             return self.state
         return await self._wait(self._rests)
@@ -111,8 +112,7 @@ class Resident:
     def tell_exit(self) -> None:
         """Its process has ended and what it held is free."""
         self._tell(self._exits)
-        if self.state.name not in ("running", "paused", "restarting"):
-            self._tell(self._rests)
+        self._tell(self._rests)
 
     def tell_removed(self) -> None:
         """It is no more: everybody who waits for anything gets the last state."""

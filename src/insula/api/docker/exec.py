@@ -68,14 +68,14 @@ async def start(call: Call) -> web.StreamResponse:
         streams = await engine.exec_start(made.id)
         await streams.close()
         return web.Response(status=200)
-    kind = content_type(tty=tty, version=call.version)
+    kind = content_type(tty=words.tty, version=call.version)
     session = Session(
         tty=tty,
         stdin=said.stdin,
         stdout=said.stdout,
         stderr=said.stderr,
         close_stdin=True,
-        framed=not tty,
+        framed=not words.tty,
         detach_keys=parse_detach_keys(said.detach_keys),
     )
     instance = await engine.get(made.instance)

@@ -84,15 +84,17 @@ class _Steps:
         await self._arrived.wait()
 
 
-async def told(call: Call, work: Coroutine[Any, Any, Sequence[dict[str, Any]]], steps: _Steps) -> web.StreamResponse:
+async def told(
+    call: Call, work: Coroutine[Any, Any, Sequence[dict[str, Any]]], steps: _Steps, *, always_lines: bool = False
+) -> web.StreamResponse:
     """Run `work` while its progress goes out; what it returns are the last lines. A fault before the first line is an ordinary
-    error answer, a later one the last line. The work ends when the client leaves."""
+    error answer unless `always_lines`, a later one the last line. The work ends when the client leaves."""
     running = asyncio.create_task(work, name="docker/transfer")
     news: asyncio.Task[None] | None = None
     try:
         news = asyncio.create_task(steps.arrived())
         await asyncio.wait((running, news), return_when=asyncio.FIRST_COMPLETED)
-        if running.done() and running.exception() is not None and not news.done():
+        if running.done() and running.exception() is not None and not news.done() and not always_lines:
             await running
         async with streaming(call.request, content_type="application/json") as response:
             while not running.done():
@@ -220,7 +222,7 @@ async def load(call: Call) -> web.StreamResponse:
             tell(call.door, "image", "load", image.id, name=image.id)
         return [{"stream": f"{line}\n"} for line in loaded]
 
-    return await told(call, work(), steps)
+    return await told(call, work(), steps, always_lines=True)  # dockerd answers 200 here, docker-py relies on it
 
 
 # --- out ----------------------------------------------------------------------------------------------------------
