@@ -96,6 +96,8 @@ if [ ! -e "$stamp" ]; then
     pip=".venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --root-user-action=ignore"
     quietly "pip could not install the locked dependencies." $pip --require-hashes -r requirements.lock
     quietly "pip could not install Insula itself." $pip --no-deps --no-build-isolation -e .
+    # pip may be told to compile nothing, and Python to keep nothing that it compiles: then every start would compile 300 files.
+    .venv/bin/python -m compileall -q -j 0 .venv/lib/python3.*/site-packages >/dev/null 2>&1 || :
     rm -f .venv/.locked-*
     : >"$stamp"
 fi

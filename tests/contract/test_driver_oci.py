@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from contract.driver_support import OciCase, collect, monitors, open_case
 from insula.drivers.driver import Exit, Handle, Phase
 from insula.drivers.oci import OciDriver, probing
+from insula.drivers.oci.runtime import Runtime
 from insula.errors import HostFault, Invalid, Unsupported
 from insula.host import capabilities, cgroups
 from insula.model.instance import Device, InstanceSpec, Mount, Process, Resources, Security, Ulimit
@@ -386,10 +388,35 @@ async def test_a_probe_without_a_runtime_says_what_to_install(tmp_path: Path, mo
     assert any("conmon" in note for note in found.notes)
 
 
-async def test_a_probe_of_a_broken_runtime_says_what_it_said(tmp_path: Path) -> None:
+async def test_a_probe_of_a_broken_runtime_says_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = os.urandom(32).hex()
+    monkeypatch.setattr(probing.secrets, "token_hex", lambda _size: id)
     found = await OciDriver(tmp_path / "run", runtime="/bin/false").probe()
     assert not found.available
     assert "false" in found.notes[0]
     assert list((tmp_path / "run").glob("probe-*")) == []
     for root in cgroups.detect().roots.values():
-        assert list(Path(root).glob("insula-probe-*")) == []
+        assert not Path(root, f"insula-probe-{id[:12]}").exists()
+
+
+async def test_a_probe_is_remembered_until_a_program_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    real = probing._try
+
+    async def counted(candidate: Runtime, *rest: Any) -> str:
+        tried.append(candidate.name)
+        return await real(candidate, *rest)
+
+    monkeypatch.setattr(probing, "_try", counted)
+    first = await OciDriver(tmp_path).probe()
+    once = len(tried)
+    assert first.available and once
+    again = OciDriver(tmp_path)
+    assert await again.probe() == first
+    assert len(tried) == once
+    assert await again._runtime() == await OciDriver(tmp_path)._runtime()
+    monkeypatch.setitem(probing.NEEDED, "true", "coreutils")  # one more program that the answer depends on
+    assert (await OciDriver(tmp_path).probe()).available
+    assert len(tried) > once
+    (tmp_path / "runtime.json").write_text("{")
+    assert (await OciDriver(tmp_path).probe()).available

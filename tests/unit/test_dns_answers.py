@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insula.networks.contract import Endpoint, Network, Record
-from insula.networks.dns import answer, parse, question, refuse
+from insula.networks.dnspackets import answer, parse, question, refuse
 from insula.networks.forward import _question_end, parse_resolvers
 from insula.networks.names import Names
 

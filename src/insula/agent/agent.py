@@ -36,6 +36,7 @@ class Agent:
         await self._machines.start()
         await self._mirror.start()
         await node.register(self._services)
+        self._tasks.spawn(node.tell_levels(self._services), "levels")
 
     async def close(self) -> None:
         """Let go; instances go on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def node_of(name: str) -> Resource:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": {}}
 
 
-def status_of(name: str, address: str, engine: dict[str, str], disk_bytes: int) -> dict[str, Any]:
-    """Capacity, addresses, versions and a Ready condition without its times."""
+def status_of(name: str, address: str, handlers: Iterable[str], disk_bytes: int) -> dict[str, Any]:
+    """Capacity, addresses, versions and the levels that there are."""
     amounts = {
         "cpu": str(cpu_count()),
         "memory": f"{memory_bytes() // 1024}Ki",
@@ -87,7 +88,7 @@ def status_of(name: str, address: str, engine: dict[str, str], disk_bytes: int) 
         "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name}],
         "nodeInfo": info,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
-        "runtimeHandlers": [{"name": handler} for handler in sorted(engine)],
+        "runtimeHandlers": [{"name": handler} for handler in sorted(handlers)],
     }
 
 
@@ -109,21 +110,32 @@ def conditions(old: list[dict[str, Any]], now: str) -> list[dict[str, Any]]:
     return result
 
 
-async def register(services: Services) -> Resource:
-    """Write this node's object: made if absent, its status brought up to date."""
+async def register(services: Services, handlers: Iterable[str] | None = None) -> Resource:
+    """Write this node's object: made if absent, its status brought up to date. `handlers` are the levels that it has; without,
+    those that it was known to have."""
     disk = os.statvfs(services.folder)
-    engine = dict.fromkeys(await services.engine.probe(), "")
-    status = status_of(services.node, services.address, engine, disk.f_blocks * disk.f_frsize)
     for _ in range(5):
         node = await _get_or_create(services)
-        status["conditions"] = conditions(
-            (node.get("status") or {}).get("conditions") or [], clock.rfc3339(clock.now())
-        )
+        old = node.get("status") or {}
+        known = [handler["name"] for handler in old.get("runtimeHandlers") or ()]
+        levels = known if handlers is None else handlers
+        status = status_of(services.node, services.address, levels, disk.f_blocks * disk.f_frsize)
+        status["conditions"] = conditions(old.get("conditions") or [], clock.rfc3339(clock.now()))
         try:
             return await services.client.update(NODES, {**node, "status": status}, sub="status")
         except (Conflict, NotFound):
             continue
     raise Conflict(f"node {services.node} keeps changing while it is registered")
+
+
+async def tell_levels(services: Services) -> None:
+    """Write which levels this node has, where that is not known yet: trying them may take seconds, on a KVM that hangs for
+    example, and a node is ready for containers before."""
+    found = await services.engine.probe()
+    node = await services.client.get(NODES, services.node)
+    known = {handler["name"] for handler in (node.get("status") or {}).get("runtimeHandlers") or ()}
+    if known != set(found):
+        await register(services, found)
 
 
 async def _get_or_create(services: Services) -> Resource:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -42,7 +42,6 @@ from insula.engine.node import NodeEngine
 from insula.errors import Unavailable
 from insula.kinds.registry import Registry
 from insula.model.resource import Ref
-from insula.scheduler.loop import Scheduler
 from insula.store.sqlite import SqliteStore
 from insula.tasks import Tasks, in_thread
 from insula.verbs import admission
@@ -53,11 +52,13 @@ CUSTOM_KINDS = Ref("apiextensions.k8s.io", "v1", "customresourcedefinitions")
 
 
 class Running(Struct, frozen=True):
-    """What a running Insula serves."""
+    """What a running Insula serves. `placing` begins to place workloads; it needs modules that are slow to load, and whoever
+    waits for a ready node does not wait for them."""
 
     api: str
     docker: str
     node: str
+    placing: Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -68,14 +69,16 @@ async def assembled(paths: Paths, settings: Settings) -> AsyncIterator[Running]:
         kinds = ahead.spawn(in_thread(Registry.builtin), "kinds")
         engine = await _engine(paths, settings, undo)
         ahead.spawn(engine.probe(), "probe")
+        gateway = (await engine.networks.get("default")).gateway  # where pods reach the API server
+        making = ahead.spawn(in_thread(Pki, paths.pki, (gateway,)), "pki")
         await _docker_door(paths, settings, engine, undo)
         verbs = await _store(paths, await kinds, undo)
-        gateway = (await engine.networks.get("default")).gateway  # where pods reach the API server
-        pki = await in_thread(Pki, paths.pki, (gateway,))
+        pki = await making
         url, port = await _kube_door(paths, settings, verbs, pki, gateway, undo)
         services = partial(_services, paths, settings, engine, gateway, port)
-        await _loops(paths, services, verbs, pki, undo)
-        yield Running(api=url, docker=str(paths.docker_socket), node=node_name(settings))
+        client, caches = await _loops(paths, services, verbs, pki, undo)
+        placing = partial(_placing, client, caches, undo)
+        yield Running(api=url, docker=str(paths.docker_socket), node=node_name(settings), placing=placing)
 
 
 async def _engine(paths: Paths, settings: Settings, undo: AsyncExitStack) -> NodeEngine:
@@ -151,7 +154,7 @@ async def _loops(
     verbs: Verbs,
     pki: Pki,
     undo: AsyncExitStack,
-) -> None:
+) -> tuple[LocalClient, SharedCaches]:
     tasks = await undo.enter_async_context(Tasks("insula"))
     client = LocalClient(verbs)
     await first_objects(client)
@@ -164,10 +167,18 @@ async def _loops(
     context = Context(client=client, caches=caches, settings={"root_ca": pki.ca_pem.decode()}, types=types)
     manager = Manager(context, caches, controllers.load())
     caches.subscribe(CUSTOM_KINDS, lambda _old, _new: manager.types_changed())
-    scheduler = Scheduler(client, caches)
-    for part in (manager, scheduler, agent):
+    for part in (manager, agent):
         undo.push_async_callback(part.close)
         await part.start()
+    return client, caches
+
+
+async def _placing(client: LocalClient, caches: SharedCaches, undo: AsyncExitStack) -> None:
+    from insula.scheduler.loop import Scheduler
+
+    scheduler = Scheduler(client, caches)
+    undo.push_async_callback(scheduler.close)
+    await scheduler.start()
 
 
 def _services(

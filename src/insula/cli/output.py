@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 import msgspec
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +35,8 @@ def dump(value: Any, how: str) -> None:
     """Print any value as JSON or YAML."""
     plain = msgspec.to_builtins(value)
     if how == "yaml":
+        import yaml
+
         sys.stdout.write(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
     else:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode() + "\n")

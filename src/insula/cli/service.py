@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import logging
 import os
 import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from insula import __version__
-from insula.cli import daemon, unit
+from insula.cli import daemon, loading, unit
 from insula.cli import settings as settings_module
 from insula.cli.daemon import AlreadyRuns, Serving
 from insula.cli.errors import sentence
@@ -83,20 +83,20 @@ def _few_arenas() -> None:
 
 
 def _run(paths: Paths, settings: settings_module.Settings, file: IO[bytes], ready_fd: int) -> None:
-    # Imports that other commands never need take most of the start; no signal handler holds up an end meanwhile. The garbage
-    # collector finds nothing in them and would take a seventh of that time.
-    gc.disable()
+    # Imports that other commands never need take most of the start; no signal handler holds up an end meanwhile.
+    complete = loading.first()
     import uvloop
 
-    import insula.cli.assemble  # noqa: F401
-
-    uvloop.run(_serve(paths, settings, file, ready_fd))
+    uvloop.run(_serve(paths, settings, file, ready_fd, complete))
 
 
-async def _serve(paths: Paths, settings: settings_module.Settings, file: IO[bytes], ready_fd: int) -> None:
+async def _serve(
+    paths: Paths, settings: settings_module.Settings, file: IO[bytes], ready_fd: int, complete: Callable[[], None]
+) -> None:
     import asyncio
 
     from insula.cli.assemble import assembled
+    from insula.tasks import in_thread
 
     stop, began = asyncio.Event(), time.monotonic()
     starting = asyncio.current_task()
@@ -111,9 +111,13 @@ async def _serve(paths: Paths, settings: settings_module.Settings, file: IO[byte
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end)
     try:
+        await in_thread(complete)
         async with assembled(paths, settings) as running:
             starting = None
             _ready(file, _said(running), ready_fd, time.monotonic() - began)
+            await in_thread(loading.rest)
+            await running.placing()
+            loading.settled()
             await stop.wait()
             _notify("STOPPING=1")
             log.info("stopping")
@@ -125,9 +129,6 @@ async def _serve(paths: Paths, settings: settings_module.Settings, file: IO[byte
 
 def _ready(file: IO[bytes], said: Serving, ready_fd: int, took_s: float) -> None:
     daemon.write(file, said)
-    gc.collect()
-    gc.freeze()
-    gc.enable()
     log.info("ready after %.2f s: Docker at %s, Kubernetes at %s", took_s, said.docker, said.api)
     if ready_fd < 0:
         print(f"{doors_line(said)}. Stop with Ctrl-C; workloads go on.", flush=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 from msgspec import Struct
 
 from insula.errors import Invalid
@@ -62,6 +61,8 @@ def load(path: Path) -> Settings:
         text = path.read_text()
     except FileNotFoundError:
         return Settings()
+    import yaml  # slow to load, and most machines have no such file
+
     try:
         settings = msgspec.convert(yaml.safe_load(text) or {}, Settings)
         _check(settings)

@@ -7,7 +7,7 @@
 It listens on a port that the kernel chose, and the firewall brings port 53 of the gateway there: so neither a DNS server of
 the host on 0.0.0.0:53 nor a container that publishes port 53 is in the way. Only hosts of the segment get answers.
 
-Sources: RFC 1035, RFC 6891 (answer sizes), RFC 7766 (TCP).
+`dnspackets` is loaded at the first query. Sources: RFC 1035, RFC 7766 (TCP).
 """
 
 from __future__ import annotations
@@ -15,78 +15,25 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import random
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import dnslib
+from typing import TYPE_CHECKING
 
 from insula.errors import InsulaError
-from insula.networks.contract import Endpoint, Network, Record, Zone
+from insula.networks.contract import Endpoint, Network, Zone
 from insula.networks.forward import Forwarder, SocketMaker
 from insula.networks.names import Names
 from insula.tasks import Tasks
 
+if TYPE_CHECKING:
+    import dnslib
+
 log = logging.getLogger(__name__)
 
-_PLAIN_SIZE = 512  # bytes of a UDP answer when the asker names no size
 _MAX_CONNECTIONS = 64
 _IDLE_S = 10.0
 _ZONE_S = 5.0
-
-
-def parse(query: bytes) -> dnslib.DNSRecord | None:
-    """A query with exactly one question; None for anything else, whatever the bytes are."""
-    try:
-        record = dnslib.DNSRecord.parse(query)
-    except Exception:  # a parser of hostile bytes may fail in any way, RecursionError included
-        return None
-    ordinary = record.header.qr == 0 and record.header.opcode == 0 and len(record.questions) == 1
-    return record if ordinary else None
-
-
-def question(query: dnslib.DNSRecord) -> tuple[str, str]:
-    """(name without the last dot, type as a word)."""
-    try:
-        kind = dnslib.QTYPE[query.q.qtype]
-    except dnslib.DNSError:
-        kind = f"TYPE{query.q.qtype}"
-    return str(query.q.qname).rstrip("."), kind
-
-
-def answer(query: dnslib.DNSRecord, records: Sequence[Record] | None, *, tcp: bool) -> bytes:
-    """The packet that carries records: NXDOMAIN for None, truncated when it does not fit the asker's datagram. Several
-    addresses come in random order, so that their load spreads."""
-    reply = query.reply(ra=1, aa=1)
-    if records is None:
-        reply.header.rcode = dnslib.RCODE.NXDOMAIN
-    for record in random.sample(records, len(records)) if records else ():
-        kind = getattr(dnslib.QTYPE, record.type)
-        reply.add_answer(dnslib.RR(record.name, kind, rdata=_rdata(record), ttl=record.ttl))
-    packed: bytes = reply.pack()
-    if tcp or len(packed) <= _room(query):
-        return packed
-    reply.rr, reply.header.tc = [], 1
-    return bytes(reply.pack())
-
-
-def _rdata(record: Record) -> Any:
-    if record.type == "SRV":
-        priority, weight, port, target = record.value.split()
-        return dnslib.SRV(int(priority), int(weight), int(port), target)
-    return getattr(dnslib, record.type)(record.value)
-
-
-def _room(query: dnslib.DNSRecord) -> int:
-    sizes = [int(extra.rclass) for extra in query.ar if extra.rtype == dnslib.QTYPE.OPT]
-    return max(_PLAIN_SIZE, min(max(sizes, default=0), 4096))
-
-
-def refuse(query: bytes, code: int) -> bytes:
-    """An answer without records to a query that may be malformed: FORMERR 1, SERVFAIL 2, REFUSED 5."""
-    return query[:2] + bytes((0x80 | (query[2] & 0x79), 0x80 | code)) + b"\0" * 8
 
 
 class DnsServer:
@@ -139,18 +86,20 @@ class DnsServer:
 
     async def resolve(self, query: dnslib.DNSRecord, packet: bytes, *, tcp: bool) -> bytes:
         """What needs waiting: a zone, or the host's resolvers. Never raises but for cancellation."""
-        name, kind = question(query)
+        from insula.networks import dnspackets
+
+        name, kind = dnspackets.question(query)
         try:
             if zone := self.zone_of(name):
                 async with asyncio.timeout(_ZONE_S):
-                    return answer(query, await zone(name, kind), tcp=tcp)
+                    return dnspackets.answer(query, await zone(name, kind), tcp=tcp)
             own = [server.gateway for server in self._segments.values()]
             return await self._forwarder.ask(packet, tcp=tcp, own=own)
         except (InsulaError, OSError) as fault:
             log.debug("dns query failed", extra={"query": name, "fault": str(fault)})
         except Exception:
             log.exception("dns zone failed", extra={"query": name})
-        return refuse(packet, 2)
+        return dnspackets.refuse(packet, 2)
 
 
 class SegmentServer:
@@ -196,18 +145,22 @@ class SegmentServer:
 
     def known(self, query: dnslib.DNSRecord, *, tcp: bool) -> bytes | None:
         """The answer when the segment itself knows it."""
-        name, kind = question(query)
+        from insula.networks import dnspackets
+
+        name, kind = dnspackets.question(query)
         if self._node.zone_of(name):
             return None
         records = self.names.lookup(name, kind)
-        return None if records is None else answer(query, records, tcp=tcp)
+        return None if records is None else dnspackets.answer(query, records, tcp=tcp)
 
     def datagram(self, packet: bytes, asker: tuple[str, int]) -> None:
         """One UDP query. What the segment knows is answered at once, the rest by a task."""
+        from insula.networks import dnspackets
+
         if len(packet) < 12 or packet[2] & 0x80 or not self.allowed(asker[0]):
             return
-        query = parse(packet)
-        reply = refuse(packet, 1) if query is None else self.known(query, tcp=False)
+        query = dnspackets.parse(packet)
+        reply = dnspackets.refuse(packet, 1) if query is None else self.known(query, tcp=False)
         if reply is not None:
             self._send(reply, asker)
         elif query is not None:
@@ -240,11 +193,13 @@ class SegmentServer:
             writer.close()
 
     async def _stream(self, packet: bytes) -> bytes:
+        from insula.networks import dnspackets
+
         if len(packet) < 12:
             raise EOFError("shorter than a header")
-        query = parse(packet)
+        query = dnspackets.parse(packet)
         if query is None:
-            return refuse(packet, 1)
+            return dnspackets.refuse(packet, 1)
         return self.known(query, tcp=True) or await self._node.resolve(query, packet, tcp=True)
 
 

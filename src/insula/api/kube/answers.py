@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-import yaml
 from aiohttp import web
 
 from insula.api.kube.negotiate import Form
@@ -21,7 +20,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # what no header may hold
 _LOOPBACK = ("127.0.0.1", "::1")
 
 encode = msgspec.json.Encoder().encode
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def warn(response: web.StreamResponse, warnings: Iterable[str]) -> None:
@@ -61,7 +59,10 @@ async def respond(
 
 
 def _to_yaml(body: bytes) -> bytes:
-    text: str = yaml.dump(msgspec.json.decode(body), Dumper=_Dumper, allow_unicode=True, default_flow_style=False)
+    import yaml
+
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(msgspec.json.decode(body), Dumper=dumper, allow_unicode=True, default_flow_style=False)
     return text.encode()
 
 

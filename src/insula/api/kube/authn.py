@@ -6,6 +6,7 @@ import base64
 import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from aiohttp import web
@@ -39,11 +40,15 @@ class Authority:
         self, pki: Pki, *, fixed_tokens: Mapping[str, User] | None = None, allow_anonymous: bool = True
     ) -> None:
         self.pki = pki
-        self.tokens = Tokens(pki.signing_key)
         self.lookup: Lookup = _nothing_known
         self._fixed = dict(fixed_tokens or {})
         self._anonymous = allow_anonymous
         self._checked: OrderedDict[str, tuple[float, User]] = OrderedDict()
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Issues and checks tokens; made when one is first seen."""
+        return Tokens(self.pki.signing_key)
 
     async def authenticate(self, request: web.Request) -> User:
         """The user of a request. Raises Unauthorized for credentials that are wrong, or absent and needed."""

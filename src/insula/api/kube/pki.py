@@ -7,6 +7,7 @@ Everything lives in one folder, is made once and renewed when it nears its end:
     admin.crt admin.key        user `kubernetes-admin` of the group `system:masters`
     sa.key                     signs service account tokens
     admin.conf                 a kubeconfig with the administrator's certificate
+    checked.json               what these files were when they were last found good, and until when they are
 
 All functions that touch files block for some milliseconds: call them through `tasks.in_thread`.
 """
@@ -14,31 +15,26 @@ All functions that touch files block for some milliseconds: call them through `t
 from __future__ import annotations
 
 import base64
-import ipaddress
+import hashlib
 import os
 import socket
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+import msgspec
+from msgspec import Struct
 
 from insula.clock import now
 
-CA_LIFE = timedelta(days=3650)
-LEAF_LIFE = timedelta(days=365)
-RENEW_BEFORE = timedelta(days=60)
-CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
-SERVER = ExtendedKeyUsageOID.SERVER_AUTH
-_CLOCK_SKEW = timedelta(minutes=5)
+if TYPE_CHECKING:
+    from insula.api.kube.certificates import Key, Usage
 
-Key = ec.EllipticCurvePrivateKey
+_MADE = ("ca.key", "ca.crt", "server.key", "server.crt", "admin.key", "admin.crt", "sa.key")
 
 
 @dataclass(frozen=True)
@@ -49,42 +45,24 @@ class Credential:
     key: bytes
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+class _Checked(Struct, frozen=True):
+    """That the files with this digest hold these names and need nothing done before `renew_s` (seconds since 1970)."""
+
+    digest: str
+    names: tuple[str, ...]
+    renew_s: float
+
+
+def _write(path: Path, data: bytes, mode: int, *, durable: bool = False) -> None:
+    """`durable` for what cannot be made anew after a loss of power: a certificate is, its authority is in clients' hands."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     part.chmod(mode)
     part.replace(path)
-
-
-def _pem(key: Key) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _load_key(path: Path) -> Key:
-    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError(f"{path} holds no elliptic curve key")
-    return key
-
-
-def _name(user: str, groups: Iterable[str]) -> x509.Name:
-    parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
-    return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, user)])
-
-
-def _alt_names(names: Iterable[str]) -> x509.SubjectAlternativeName:
-    found: list[x509.GeneralName] = []
-    for name in names:
-        try:
-            found.append(x509.IPAddress(ipaddress.ip_address(name)))
-        except ValueError:
-            found.append(x509.DNSName(name))
-    return x509.SubjectAlternativeName(found)
 
 
 class Pki:
@@ -95,101 +73,102 @@ class Pki:
         self.folder = folder
         self._names = tuple(dict.fromkeys((*default_names(), *names)))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._ca_key, self._ca = self._authority()
-        self.ca_pem = self._ca.public_bytes(serialization.Encoding.PEM)
-        self._leaf("server", "kube-apiserver", (), SERVER, self._names)
-        self._leaf("admin", "kubernetes-admin", ("system:masters",), CLIENT)
-        self.signing_key = self._signing_key()
+        if not self._known_good():
+            self._make()
+        self.ca_pem = (folder / "ca.crt").read_bytes()
 
-    def _authority(self) -> tuple[Key, x509.Certificate]:
+    # --- making -------------------------------------------------------------------------------------------------
+
+    def _known_good(self) -> bool:
+        """Whether nothing has changed since the files were last looked into: then `cryptography` need not be loaded."""
+        try:
+            checked = msgspec.json.decode((self.folder / "checked.json").read_bytes(), type=_Checked)
+            return (
+                now().timestamp() < checked.renew_s
+                and set(self._names) <= set(checked.names)
+                and checked.digest == self._digest()
+            )
+        except (OSError, msgspec.MsgspecError):
+            return False
+
+    def _digest(self) -> str:
+        """Of all files together. Raises OSError when one is missing."""
+        digest = hashlib.sha256()
+        for name in _MADE:
+            data = (self.folder / name).read_bytes()
+            digest.update(f"{name} {len(data)}\n".encode() + data)
+        return digest.hexdigest()
+
+    def _make(self) -> None:
+        from insula.api.kube import certificates
+
+        self._authority()
+        renew = (
+            self._leaf("server", "kube-apiserver", (), "server", self._names),
+            self._leaf("admin", "kubernetes-admin", ("system:masters",), "client"),
+        )
+        if not (self.folder / "sa.key").exists():
+            _write(self.folder / "sa.key", certificates.key_pem(certificates.new_key()), 0o600, durable=True)
+        for name in ("ca.key", "sa.key"):
+            self._key(name)  # that cannot be read is better known now
+        checked = _Checked(self._digest(), self._names, min(renew))
+        _write(self.folder / "checked.json", msgspec.json.encode(checked), 0o600)
+
+    def _authority(self) -> None:
+        from insula.api.kube import certificates
+
         key_path, path = self.folder / "ca.key", self.folder / "ca.crt"
         if key_path.exists() and path.exists():
-            return _load_key(key_path), x509.load_pem_x509_certificate(path.read_bytes())
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = _name(f"insula-ca-{os.urandom(4).hex()}", ())
-        start = now() - _CLOCK_SKEW
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(start)
-            .not_valid_after(start + CA_LIFE)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(_usage(ca=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        _write(key_path, _pem(key), 0o600)
-        _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-        return key, certificate
+            return
+        key = certificates.new_key()
+        _write(key_path, certificates.key_pem(key), 0o600, durable=True)
+        _write(path, certificates.certificate_pem(certificates.authority(key)), 0o644, durable=True)
+
+    def _leaf(self, file: str, user: str, groups: tuple[str, ...], usage: Usage, names: tuple[str, ...] = ()) -> float:
+        """See to it that a certificate is good. Returns when it has to be looked at again, in seconds since 1970."""
+        from insula.api.kube import certificates
+
+        path, key_path = self.folder / f"{file}.crt", self.folder / f"{file}.key"
+        ca = certificates.read_certificate((self.folder / "ca.crt").read_bytes())
+        if path.exists() and key_path.exists():
+            renew = certificates.good_until(path.read_bytes(), key_path.read_bytes(), ca, names)
+            if renew is not None:
+                return renew.timestamp()
+        made = self.issue(user, groups, usage=usage, names=names)
+        _write(key_path, made.key, 0o600)
+        _write(path, made.certificate, 0o644)
+        renewed = certificates.good_until(made.certificate, made.key, ca, names)
+        return renewed.timestamp() if renewed else 0.0
+
+    # --- using --------------------------------------------------------------------------------------------------
 
     def issue(
         self,
         user: str,
         groups: Iterable[str] = (),
         *,
-        usage: x509.ObjectIdentifier = CLIENT,
+        usage: Usage = "client",
         names: Iterable[str] = (),
-        life: timedelta = LEAF_LIFE,
+        life: timedelta | None = None,
     ) -> Credential:
-        """A new certificate of our authority, with its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = tuple(names)
-        start = now() - _CLOCK_SKEW
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(_name(user, groups))
-            .issuer_name(self._ca.subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(start)
-            .not_valid_after(min(start + life, self._ca.not_valid_after_utc))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(ca=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._ca_key.public_key()), critical=False
-            )
-        )
-        if names:
-            builder = builder.add_extension(_alt_names(names), critical=False)
-        certificate = builder.sign(self._ca_key, hashes.SHA256())
-        return Credential(certificate.public_bytes(serialization.Encoding.PEM), _pem(key))
+        """A new certificate of our authority, with its key; good for a year where `life` says nothing."""
+        from insula.api.kube import certificates
 
-    def _leaf(
-        self, file: str, user: str, groups: tuple[str, ...], usage: x509.ObjectIdentifier, names: tuple[str, ...] = ()
-    ) -> None:
-        path, key_path = self.folder / f"{file}.crt", self.folder / f"{file}.key"
-        if path.exists() and key_path.exists() and self._good(path.read_bytes(), names):
-            return
-        made = self.issue(user, groups, usage=usage, names=names)
-        _write(key_path, made.key, 0o600)
-        _write(path, made.certificate, 0o644)
+        ca = certificates.read_certificate((self.folder / "ca.crt").read_bytes())
+        ca_key, key = self._key("ca.key"), certificates.new_key()
+        life = life or certificates.LEAF_LIFE
+        made = certificates.leaf(ca, ca_key, key, user, groups, usage=usage, names=names, life=life)
+        return Credential(certificates.certificate_pem(made), certificates.key_pem(key))
 
-    def _good(self, pem: bytes, names: tuple[str, ...]) -> bool:
-        """Whether a certificate is ours, far from its end and holds all the names."""
-        try:
-            certificate = x509.load_pem_x509_certificate(pem)
-            certificate.verify_directly_issued_by(self._ca)
-        except Exception:  # any flaw of the file is a reason to make it anew
-            return False
-        if certificate.not_valid_after_utc - now() < RENEW_BEFORE:
-            return False
-        if not names:
-            return True
-        try:
-            held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except x509.ExtensionNotFound:
-            return False
-        return set(_alt_names(names)) <= set(held)
+    def _key(self, file: str) -> Key:
+        from insula.api.kube import certificates
 
-    def _signing_key(self) -> Key:
-        path = self.folder / "sa.key"
-        if not path.exists():
-            _write(path, _pem(ec.generate_private_key(ec.SECP256R1())), 0o600)
-        return _load_key(path)
+        return certificates.read_key((self.folder / file).read_bytes(), self.folder / file)
+
+    @cached_property
+    def signing_key(self) -> Key:
+        """What signs service account tokens; read when it is first needed."""
+        return self._key("sa.key")
 
     def server_context(self) -> ssl.SSLContext:
         """TLS for the API server: client certificates of our authority are asked for, not required."""
@@ -214,20 +193,6 @@ class Pki:
         return path
 
 
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
 def default_names() -> tuple[str, ...]:
     """What clients on this machine and pods in the cluster call the server."""
     host = socket.gethostname()
@@ -236,26 +201,42 @@ def default_names() -> tuple[str, ...]:
     return ("localhost", "127.0.0.1", "::1", *hosts, *service)
 
 
+_KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+clusters:
+- name: insula
+  cluster:
+    server: {server}
+    certificate-authority-data: {ca}
+users:
+- name: {user}
+  user:
+    client-certificate-data: {certificate}
+    client-key-data: {key}
+contexts:
+- name: insula
+  context:
+    cluster: insula
+    user: {user}
+current-context: insula
+"""
+
+
 def kubeconfig(server: str, ca_pem: bytes, credential: Credential, *, user: str = "kubernetes-admin") -> str:
     """The text of a kubeconfig with everything inside."""
 
     def b64(data: bytes) -> str:
         return base64.b64encode(data).decode()
 
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "insula", "cluster": {"server": server, "certificate-authority-data": b64(ca_pem)}}],
-        "users": [
-            {
-                "name": user,
-                "user": {
-                    "client-certificate-data": b64(credential.certificate),
-                    "client-key-data": b64(credential.key),
-                },
-            }
-        ],
-        "contexts": [{"name": "insula", "context": {"cluster": "insula", "user": user}}],
-        "current-context": "insula",
-    }
-    return yaml.safe_dump(config, sort_keys=False)
+    return _KUBECONFIG.format(
+        server=_text(server),
+        user=_text(user),
+        ca=b64(ca_pem),
+        certificate=b64(credential.certificate),
+        key=b64(credential.key),
+    )
+
+
+def _text(value: str) -> str:
+    return msgspec.json.encode(value).decode()  # a JSON string is a YAML string

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jwt
-from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Struct
 
 from insula.clock import now
 from insula.errors import Unauthorized
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 MIN_LIFE_S = 600
@@ -65,6 +66,8 @@ class Tokens:
         bound: Bound | None = None,
     ) -> tuple[str, float]:
         """A new token and the moment of its end, in seconds since 1970."""
+        import jwt
+
         start = int(now().timestamp())
         private: dict[str, Any] = {"namespace": namespace, "serviceaccount": {"name": name, "uid": uid}}
         if bound is not None:
@@ -83,6 +86,8 @@ class Tokens:
 
     def check(self, token: str, audiences: Sequence[str] = ()) -> Claims:
         """What a token says, if it is ours, alive and meant for one of `audiences`. Raises Unauthorized."""
+        import jwt
+
         try:
             found = jwt.decode(
                 token,

@@ -1,19 +1,27 @@
-"""Which runtime works here: found out by running a container with it."""
+"""Which runtime works here: found out by running a container with it.
+
+What was found holds until this host boots again or one of the programs changes; it is kept in a file beside the runtimes' state,
+so that a restart of Insula need not try again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import shutil
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+from msgspec import Struct
+
 from insula.drivers.driver import Exit, Handle, Probe
 from insula.drivers.oci import runtime as runtimes
 from insula.drivers.oci.runtime import Runtime
 from insula.errors import InsulaError
-from insula.host import cgroups
+from insula.host import cgroups, pidfd
 from insula.host.cgroups import Group
 from insula.model.instance import InstanceSpec, Mount, Process
 from insula.tasks import in_thread
@@ -45,6 +53,14 @@ class Trial(Protocol):
         ...
 
 
+class Found(Struct, frozen=True):
+    """A runtime that works, and the state of the host for which that holds."""
+
+    key: str
+    probe: Probe
+    runtime: Runtime
+
+
 class Maker(Protocol):
     """Makes a driver for a trial."""
 
@@ -52,7 +68,47 @@ class Maker(Protocol):
 
 
 async def probe(runtime_dir: Path, forced: str | None, make: Maker) -> tuple[Probe, Runtime | None]:
-    """Try the runtimes in the order of preference. The notes say what failed and what to install."""
+    """The runtime that was found to work before, while it holds; else try them in the order of preference. The notes say what
+    failed and what to install."""
+    key = await in_thread(_key, forced)
+    if found := await in_thread(_remembered, runtime_dir, key):
+        return found.probe, found.runtime
+    tried, chosen = await _try_all(runtime_dir, forced, make)
+    if chosen is not None:
+        await in_thread(_remember, runtime_dir, Found(key, tried, chosen))
+    return tried, chosen
+
+
+def _key(forced: str | None) -> str:
+    """What the answer depends on: this boot, the kernel and the programs."""
+    words = [pidfd.boot_id(), os.uname().release, *_cgroup_facts().values(), forced or ""]
+    for name in (*NEEDED, *((forced,) if forced else runtimes.PREFERRED)):
+        if path := runtimes.find(name):
+            status = Path(path).stat()
+            words.append(f"{path} {status.st_mtime_ns} {status.st_size}")
+    return " ".join(words)
+
+
+def _file(runtime_dir: Path) -> Path:
+    return runtime_dir / "runtime.json"
+
+
+def _remembered(runtime_dir: Path, key: str) -> Found | None:
+    try:
+        found = msgspec.json.decode(_file(runtime_dir).read_bytes(), type=Found)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return found if found.key == key else None
+
+
+def _remember(runtime_dir: Path, found: Found) -> None:
+    with contextlib.suppress(OSError):  # a full disk: it is tried again the next time
+        fresh = _file(runtime_dir).with_suffix(f".{os.getpid()}.new")
+        fresh.write_bytes(msgspec.json.encode(found))
+        fresh.replace(_file(runtime_dir))
+
+
+async def _try_all(runtime_dir: Path, forced: str | None, make: Maker) -> tuple[Probe, Runtime | None]:
     notes = [
         f"{name} is not installed (package {package})" for name, package in NEEDED.items() if not runtimes.find(name)
     ]
