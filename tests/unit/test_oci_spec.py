@@ -18,7 +18,7 @@ from insula.drivers.oci.resources import linux_resources
 from insula.drivers.oci.spec import DEFAULT_CAPABILITIES, build, granted, mounts, namespaces, process_object
 from insula.errors import Invalid, Unsupported
 from insula.host.capabilities import NAMES
-from insula.model.instance import Device, InstanceSpec, Mount, Process, Resources, Security, Ulimit
+from insula.model.instance import BlockLimit, Device, InstanceSpec, Mount, Process, Resources, Security, Ulimit
 
 GOLDEN = Path(__file__).parent / "golden"
 V1 = HostFacts(cgroup_version=1, init="/usr/bin/tini-static")
@@ -189,14 +189,45 @@ def test_an_init_needs_a_program_on_the_host() -> None:
 
 
 def test_apparmor_needs_a_kernel_with_it() -> None:
-    with pytest.raises(Unsupported):
-        build(spec(security=Security(apparmor="mine")), HostFacts(), (), "/a")
+    assert "apparmorProfile" not in build(spec(security=Security(apparmor="mine")), HostFacts(), (), "/a")["process"]
     made = build(spec(security=Security(apparmor="mine")), HostFacts(apparmor=True), (), "/a")
     assert made["process"]["apparmorProfile"] == "mine"
     assert "apparmorProfile" not in build(spec(security=Security(apparmor="unconfined")), V2, (), "/a")["process"]
 
 
+def test_device_rules_and_the_cgroup_namespace() -> None:
+    security = Security(device_rules=("c 42:* rmw", "a *:* r"))
+    rules = build(spec(security=security), V1, (), "/a")["linux"]["resources"]["devices"]
+    assert rules[-2:] == [
+        {"allow": True, "type": "c", "access": "rmw", "major": 42},
+        {"allow": True, "type": "a", "access": "r"},
+    ]
+    with pytest.raises(Invalid, match="invalid device cgroup rule format: 'x'"):
+        build(spec(security=Security(device_rules=("x",))), V1, (), "/a")
+    for mode, host, own in (("private", V1, True), ("", V1, False), ("host", V2, False), ("", V2, True)):
+        kinds = [each["type"] for each in namespaces(spec(cgroup_mode=mode), host)]
+        assert ("cgroup" in kinds) is own
+
+
 # --- resources
+
+
+def test_block_limits_name_the_devices_by_number() -> None:
+    null = (BlockLimit(path="/dev/null", value=7),)
+    limits = Resources(blkio_weight=10, blkio_weight_devices=null, read_bps=null, write_iops=null, memory_swappiness=3)
+    assert linux_resources(limits, V1) == {
+        "memory": {"swappiness": 3},
+        "blockIO": {
+            "weight": 10,
+            "weightDevice": [{"major": 1, "minor": 3, "weight": 7}],
+            "throttleReadBpsDevice": [{"major": 1, "minor": 3, "rate": 7}],
+            "throttleWriteIOPSDevice": [{"major": 1, "minor": 3, "rate": 7}],
+        },
+    }
+    assert linux_resources(Resources(cpu_shares=1), V2) == {"cpu": {"shares": 2}}
+    assert linux_resources(Resources(memory_swappiness=3), V2) == {}
+    with pytest.raises(Invalid, match="stat /no/such: no such file or directory"):
+        linux_resources(Resources(read_bps=(BlockLimit(path="/no/such", value=1),)), V1)
 
 
 def test_swap_is_as_large_as_memory_unless_said() -> None:

@@ -19,7 +19,6 @@ INT64 = (1 << 63) - 1
 LEAST_MEMORY = 6 * 1024 * 1024
 _MOST_PIDS = 4_194_304  # PID_MAX_LIMIT of 64-bit kernels
 _MOST_QUOTA_US = (1 << 44) - 1  # MAX_BW of kernel/sched
-_SHARES = (2, 262_144)
 _PERIOD_US = (1000, 1_000_000)
 _MOST_MODE = 0o7777
 _MOST_PATH, _MOST_NAME = 4095, 255  # PATH_MAX and NAME_MAX of limits.h, without the final NUL
@@ -82,8 +81,8 @@ def _texts(value: Any) -> Iterable[str]:
 
 def check_resources(resources: Resources) -> None:
     """Raises Invalid for an envelope that cannot be set."""
-    _within(resources.cpu_shares, *_SHARES, "cpu_shares")
-    _within(resources.cpu_quota_us, -1, _MOST_QUOTA_US, "cpu_quota_us")
+    _within(resources.cpu_shares, 0, INT64, "cpu_shares")
+    _within(resources.cpu_quota_us, -INT64, _MOST_QUOTA_US, "cpu_quota_us")
     _within(resources.cpu_period_us, *_PERIOD_US, "cpu_period_us")
     _within(resources.pids_limit, -1, _MOST_PIDS, "pids_limit")
     _within(resources.memory_reservation_bytes, 0, INT64, "memory_reservation_bytes")
@@ -95,6 +94,11 @@ def check_resources(resources: Resources) -> None:
     if memory and swap is not None and 0 < swap < memory:
         message = "Minimum memoryswap limit should be larger than memory limit, see usage"
         raise Invalid(message, field="resources.memory_swap_bytes")
+    _within(resources.memory_swappiness, 0, 100, "memory_swappiness")
+    for name in ("blkio_weight_devices", "read_bps", "write_bps", "read_iops", "write_iops"):
+        for limit in getattr(resources, name):
+            check_path(limit.path, name)
+            _within(limit.value, 0, INT64, name)
     _check_set(resources.cpuset_cpus, "cpus")
     _check_set(resources.cpuset_mems, "mems")
 

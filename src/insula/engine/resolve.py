@@ -63,6 +63,7 @@ def resolve(config: InstanceConfig, around: Surroundings) -> InstanceSpec:
         ipcns=around.ipcns,
         utsns=around.utsns,
         cgroup_parent=config.cgroup_parent or around.cgroup,
+        cgroup_mode=config.cgroup_mode,
         sysctls=config.sysctls,
         ulimits=config.ulimits,
         devices=config.devices,
@@ -244,8 +245,6 @@ def stop_signal_of(config: InstanceConfig, image: ImageConfig) -> str:
 def merge_resources(old: Resources, new: Resources) -> Resources:
     """`docker update` changes what it names and keeps the rest."""
     changes = {
-        name: value
-        for name in Resources.__struct_fields__
-        if (value := getattr(new, name)) is not None and value is not False
+        name: value for name in Resources.__struct_fields__ if (value := getattr(new, name)) not in (None, False, ())
     }
     return msgspec.structs.replace(old, **changes)

@@ -20,6 +20,13 @@ class RestartPolicy(Struct, frozen=True, kw_only=True):
     max_retries: int = 0
 
 
+class BlockLimit(Struct, frozen=True, kw_only=True):
+    """A limit on one block device of the host, named by its path: a weight, bytes or operations per second."""
+
+    path: str
+    value: int
+
+
 class Resources(Struct, frozen=True, kw_only=True):
     """The envelope. Memory in bytes, CPU time in microseconds per period; None leaves the kernel's default."""
 
@@ -34,6 +41,14 @@ class Resources(Struct, frozen=True, kw_only=True):
     pids_limit: int | None = None
     oom_kill_disable: bool = False
     blkio_weight: int | None = None
+    memory_swappiness: int | None = None  # 0 to 100
+    cpu_rt_period_us: int | None = None
+    cpu_rt_runtime_us: int | None = None
+    blkio_weight_devices: tuple[BlockLimit, ...] = ()
+    read_bps: tuple[BlockLimit, ...] = ()
+    write_bps: tuple[BlockLimit, ...] = ()
+    read_iops: tuple[BlockLimit, ...] = ()
+    write_iops: tuple[BlockLimit, ...] = ()
 
 
 class Ulimit(Struct, frozen=True, kw_only=True):
@@ -61,6 +76,7 @@ class Security(Struct, frozen=True, kw_only=True):
     no_new_privileges: bool = False
     seccomp: str | None = None  # None: default profile; "unconfined"; or the profile's JSON text
     apparmor: str | None = None
+    device_rules: tuple[str, ...] = ()  # `c 42:* rmw`, as the devices control group of version 1 writes them
     readonly_rootfs: bool = False
     masked_paths: tuple[str, ...] | None = None  # None: the default list
     readonly_paths: tuple[str, ...] | None = None
@@ -183,6 +199,7 @@ class InstanceConfig(Struct, frozen=True, kw_only=True):
     ipc_mode: str = ""
     uts_mode: str = ""
     cgroup_parent: str = ""
+    cgroup_mode: Literal["", "private", "host"] = ""  # "": private where control groups are of version 2
     shm_size_bytes: int = 64 * 1024 * 1024
     sysctls: dict[str, str] = field(default_factory=dict)
     ulimits: tuple[Ulimit, ...] = ()
@@ -285,6 +302,7 @@ class InstanceSpec(Struct, frozen=True, kw_only=True):
     ipcns: str | None = None
     utsns: str | None = None
     cgroup_parent: str = "insula"
+    cgroup_mode: Literal["", "private", "host"] = ""
     sysctls: dict[str, str] = field(default_factory=dict)
     ulimits: tuple[Ulimit, ...] = ()
     devices: tuple[Device, ...] = ()

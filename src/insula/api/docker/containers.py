@@ -10,7 +10,8 @@ from typing import Any, Literal, cast
 import msgspec
 from aiohttp import web
 
-from insula.api.docker.containers_create import Surroundings, instance_config, neighbours
+from insula.api.docker.containers_adapt import adapt
+from insula.api.docker.containers_create import Surroundings, host_warnings, instance_config, neighbours
 from insula.api.docker.containers_limits import resources_of, restart_of
 from insula.api.docker.containers_mounts import volume_specs
 from insula.api.docker.door import Door
@@ -36,6 +37,8 @@ async def create(call: Call) -> web.StreamResponse:
     words = shape(raw, ContainerWords)
     if not words.image:
         raise Invalid("invalid JSON: Image: a container needs an image", field="Image")
+    host, warnings = adapt(words.host_config, call.door.limits)
+    words = msgspec.structs.replace(words, host_config=host)
     try:
         instance = await _create(call, words, raw)
     except NotFound as fault:
@@ -43,7 +46,7 @@ async def create(call: Call) -> web.StreamResponse:
             raise
         # To clients, 404 at this place means that the image must be pulled.
         raise Invalid(fault.message, hint=fault.hint) from fault
-    return json_response({"Id": instance.id, "Warnings": []}, 201)
+    return json_response({"Id": instance.id, "Warnings": [*warnings, *host_warnings(words, call.door.limits)]}, 201)
 
 
 async def _create(call: Call, words: ContainerWords, raw: dict[str, Any]) -> Instance:
@@ -159,7 +162,7 @@ async def rename(call: Call) -> web.StreamResponse:
 
 async def update(call: Call) -> web.StreamResponse:
     """`POST /containers/{id}/update`: what is named changes, the rest stays."""
-    words = await call.read(UpdateWords)
+    words, warnings = adapt(await call.read(UpdateWords), call.door.limits, update=True)
     engine, id = call.door.engine, call.params["id"]
     instance = await engine.get(id)
     resources = resources_of(words)
@@ -170,7 +173,7 @@ async def update(call: Call) -> web.StreamResponse:
     if words.restart_policy.name:
         policy = restart_of(words.restart_policy, auto_remove=instance.config.auto_remove)
     await engine.update(id, resources=resources, restart=policy)
-    return json_response({"Warnings": None})
+    return json_response({"Warnings": warnings or None})
 
 
 def _check_swap(instance: Instance, memory: int) -> None:

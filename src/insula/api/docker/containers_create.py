@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 from msgspec import Struct
 
 from insula.api.docker.containers_limits import (
+    conflict,
     devices_of,
     refuse,
     resources_of,
@@ -20,20 +21,16 @@ from insula.api.docker.containers_limits import (
     security_of,
     ulimits_of,
 )
+from insula.api.docker.containers_logging import log_driver
 from insula.api.docker.containers_mounts import mounts_of, source_name
 from insula.api.docker.containers_network import attachments, network_mode, ports_of
-from insula.api.docker.words import ContainerWords, HealthWords, HostWords
+from insula.api.docker.words import ContainerWords, HealthWords
 from insula.engine.contract import Instance
-from insula.errors import Invalid
+from insula.errors import Invalid, Unsupported
+from insula.host.limits import Limits
 from insula.model.instance import HealthCheck, InstanceConfig
 
 EXTRA = "docker"
-_LOG_OPTIONS = {
-    "json-file": frozenset({"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode",
-                            "max-buffer-size"}),
-    "local": frozenset({"max-size", "max-file", "compress", "mode", "max-buffer-size"}),
-    "none": frozenset(),
-}  # fmt: skip
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):
@@ -87,7 +84,8 @@ def instance_config(
         extra_hosts=_extra_hosts(host.extra_hosts),
         pid_mode=_shared(host.pid_mode, around, "PidMode", ("", "host")),
         ipc_mode=_shared(host.ipc_mode, around, "IpcMode", ("", "none", "private", "shareable", "host")),
-        uts_mode=_one_of(host.uts_mode, ("", "host"), "UTSMode"),
+        uts_mode=host.uts_mode,
+        cgroup_mode=cast(Literal["", "private", "host"], host.cgroupns_mode),
         cgroup_parent=host.cgroup_parent,
         shm_size_bytes=_shm(host.shm_size),
         sysctls=host.sysctls,
@@ -105,7 +103,7 @@ def instance_config(
         shell=tuple(words.shell),
         labels=words.labels,
         annotations=host.annotations,
-        log_driver=_log_driver(host),
+        log_driver=log_driver(host.log_config),
         log_options=host.log_config.config,
         owner="docker",
         extra={EXTRA: kept(raw)},
@@ -120,18 +118,39 @@ def kept(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_unsupported(words: ContainerWords) -> None:
-    """What no part of the engine does. Raises Unsupported and Invalid."""
+    """What no part of the engine does. Raises Unsupported and Invalid, with the Docker Engine's sentences where it has one."""
     host = words.host_config
     if host.links:
         raise refuse("Links", "legacy links do not exist here; put both containers on one user-made network")
     if host.volume_driver not in ("", "local"):
-        raise refuse("VolumeDriver", f"there is no volume driver {host.volume_driver!r}, only 'local'")
-    if host.storage_opt:
-        raise refuse("StorageOpt", "the size of a root file system is not limited")
-    _one_of(host.userns_mode, ("", "host"), "UsernsMode")
-    _one_of(host.isolation, ("", "default"), "Isolation")
-    _one_of(host.cgroup, ("",), "Cgroup")
-    _one_of(host.cgroupns_mode, ("", "host", "private"), "CgroupnsMode")
+        name = host.volume_driver
+        raise Invalid(f'error looking up volume plugin {name}: plugin "{name}" not found', field="VolumeDriver")
+    for option in host.storage_opt:
+        if option != "size":
+            raise Invalid(f"Unknown option {option}", field="HostConfig.StorageOpt")
+        raise Unsupported("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
+    if host.isolation.lower() not in ("", "default"):
+        raise Invalid(f"invalid isolation ({host.isolation}): linux only supports 'default'", field="Isolation")
+    _valid(host.userns_mode, ("", "host"), "invalid user namespace mode")
+    _valid(host.cgroup, ("",), "invalid cgroup")
+    _valid(host.cgroupns_mode, ("", "host", "private"), "invalid cgroup namespace mode")
+    _valid(host.uts_mode, ("", "host"), "invalid UTS mode")
+    if host.uts_mode == "host" and words.hostname:
+        raise conflict("HostConfig.UTSMode", "hostname and the UTS mode")
+    for entry in words.env:
+        if not entry.partition("=")[0]:
+            raise Invalid(f"invalid environment variable: {entry}", field="Env")
+
+
+def host_warnings(words: ContainerWords, limits: Limits) -> list[str]:
+    """What is taken and has no effect."""
+    host, found = words.host_config, []
+    if host.network_mode == "host" and host.port_bindings:
+        found.append("Published ports are discarded when using host network mode")
+    profile = security_of(host).apparmor
+    if profile not in (None, "", "unconfined") and not limits.apparmor:
+        found.append("AppArmor is not enabled on this host. AppArmor profile discarded.")
+    return found
 
 
 # --- single fields ----------------------------------------------------------------------------------------------
@@ -156,11 +175,9 @@ def _list(value: list[str] | str | None) -> tuple[str, ...] | None:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _one_of(value: str, allowed: Sequence[str], field: str) -> str:
+def _valid(value: str, allowed: Sequence[str], sentence: str) -> None:
     if value not in allowed:
-        known = ", ".join(repr(each) for each in allowed if each) or "the default"
-        raise refuse(field, f"{value!r} is not known here, only {known}")
-    return value
+        raise Invalid(f"{sentence}: {value}")
 
 
 def _shared(mode: str, around: Surroundings, field: str, allowed: Sequence[str]) -> str:
@@ -206,13 +223,3 @@ def _oom_score(score: int) -> int:
             f"Invalid value {score}, range for oom score adj is [-1000, 1000]", field="HostConfig.OomScoreAdj"
         )
     return score
-
-
-def _log_driver(host: HostWords) -> str:
-    name = host.log_config.type or "json-file"
-    if name not in _LOG_OPTIONS:
-        raise Invalid(f"logger: no log driver named '{name}' is registered", field="HostConfig.LogConfig.Type")
-    for option in host.log_config.config:
-        if option not in _LOG_OPTIONS[name]:
-            raise Invalid(f"unknown log opt '{option}' for {name} log driver", field="HostConfig.LogConfig.Config")
-    return name

@@ -23,6 +23,7 @@ def inspect_words(
     exec_ids: Sequence[str] = (),
     sizes: tuple[int, int] | None = None,
     cgroupns: str = "host",
+    apparmor: bool = False,
 ) -> dict[str, Any]:
     """The answer of `GET /containers/{id}/json`. `networks` by id; `sizes` of the writable layer and of all."""
     entrypoint, command = effective(instance)
@@ -45,7 +46,7 @@ def inspect_words(
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": instance.config.security.apparmor or "",
+        "AppArmorProfile": (instance.config.security.apparmor or "") if apparmor else "",
         "ExecIDs": list(exec_ids) or None,
         "HostConfig": host_words(instance, cgroupns=cgroupns),
         "GraphDriver": {"Name": STORAGE, "Data": {"MergedDir": instance.rootfs, "ID": instance.id}},
@@ -87,16 +88,21 @@ def state_words(state: State) -> dict[str, Any]:
 
 def mounts_words(instance: Instance) -> list[dict[str, Any]]:
     """`Mounts`; what stands in HostConfig's `Tmpfs` is not told twice, as in dockerd."""
-    plain = said(instance.config).get("HostConfig", {}).get("Tmpfs") or {}
+    host = said(instance.config).get("HostConfig", {})
+    plain, binds = host.get("Tmpfs") or {}, [*(host.get("Binds") or ()), *(_mount_targets(host.get("Mounts")))]
     return [
-        mount_words(mount)
+        mount_words(mount, bound=any(mount.config.target in bind.split(":") for bind in binds))
         for mount in instance.mounts
         if mount.config.kind != "tmpfs" or not any(path.rstrip("/") == mount.config.target for path in plain)
     ]
 
 
-def mount_words(mount: ResolvedMount) -> dict[str, Any]:
-    """One of `Mounts`."""
+def _mount_targets(mounts: Any) -> list[str]:
+    return [str(each.get("Target")) for each in mounts or () if isinstance(each, dict)]
+
+
+def mount_words(mount: ResolvedMount, *, bound: bool = True) -> dict[str, Any]:
+    """One of `Mounts`. `bound`: a client named it, as opposed to an image's or a `Volumes` one, which has no mode."""
     config = mount.config
     words: dict[str, Any] = {"Type": config.kind}
     if mount.volume:
@@ -105,7 +111,7 @@ def mount_words(mount: ResolvedMount) -> dict[str, Any]:
     if mount.volume:
         words |= {"Driver": "local"}
     return words | {
-        "Mode": "z" if mount.volume else "ro" if config.readonly and config.kind == "bind" else "",
+        "Mode": ("z" if bound else "") if mount.volume else "ro" if config.readonly and config.kind == "bind" else "",
         "RW": not config.readonly,
         "Propagation": config.propagation if config.kind == "bind" else "",
     }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Sequence
 
-from insula.api.docker.words import HostWords, ResourceWords, RestartWords
-from insula.errors import Cause, Conflict, Invalid, Unsupported
+from insula.api.docker.words import HostWords, ResourceWords, RestartWords, ThrottleWords
+from insula.errors import Cause, Invalid, Unsupported
 from insula.host import capabilities
-from insula.model.instance import Device, Resources, RestartPolicy, Security, Ulimit
+from insula.model.instance import BlockLimit, Device, Resources, RestartPolicy, Security, Ulimit
 
 PERIOD_US = 100_000
-_LEAST_MEMORY = 6 * 1024 * 1024
+_DEVICE_RULE = re.compile(r"[acb] ([0-9]{1,10}|\*):([0-9]{1,10}|\*) [rwm]{1,3}", re.ASCII)
+_TRUTH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}  # as Go reads them
 _POLICIES = ("no", "always", "on-failure", "unless-stopped")
 _LIMIT_NAMES = frozenset(
     {
@@ -21,20 +22,6 @@ _LIMIT_NAMES = frozenset(
     }
 )  # fmt: skip
 
-# Limits that no driver here sets. A value is refused, so that nobody believes in a limit that is not there.
-_REFUSED = (
-    ("blkio_weight_device", "BlkioWeightDevice"),
-    ("blkio_device_read_bps", "BlkioDeviceReadBps"),
-    ("blkio_device_write_bps", "BlkioDeviceWriteBps"),
-    ("blkio_device_read_iops", "BlkioDeviceReadIOps"),
-    ("blkio_device_write_iops", "BlkioDeviceWriteIOps"),
-    ("cpu_realtime_period", "CpuRealtimePeriod"),
-    ("cpu_realtime_runtime", "CpuRealtimeRuntime"),
-    ("device_cgroup_rules", "DeviceCgroupRules"),
-    ("kernel_memory", "KernelMemory"),
-    ("kernel_memory_tcp", "KernelMemoryTCP"),
-)
-
 
 def refuse(field: str, why: str) -> Unsupported:
     """A refusal that names the field."""
@@ -42,95 +29,67 @@ def refuse(field: str, why: str) -> Unsupported:
 
 
 def resources_of(words: ResourceWords) -> Resources:
-    """Raises Invalid and Unsupported."""
-    for name, field in _REFUSED:
-        if getattr(words, name):
-            raise refuse(field, "no driver of this node can set it")
+    """The envelope; `containers_adapt` has seen that it can be set. Raises Invalid."""
     if words.device_requests:
-        raise Invalid(
-            f'could not select device driver "" with capabilities: {_asked(words.device_requests)}',
-            field="HostConfig.DeviceRequests",
-        )
-    if words.memory_swappiness not in (None, -1):
-        raise refuse("MemorySwappiness", "no driver of this node can set it")
-    _check_memory(words)
-    quota, period = _cpu(words)
+        raise _no_device_driver(words.device_requests[0])
+    quota, period = words.cpu_quota, words.cpu_period
+    if words.nano_cpus:
+        quota, period = max(1000, words.nano_cpus * PERIOD_US // 1_000_000_000), PERIOD_US
     swap = words.memory_swap or (2 * words.memory if words.memory else 0)  # as dockerd: as much swap again
     return Resources(
         cpu_shares=words.cpu_shares or None,
-        cpu_quota_us=quota,
-        cpu_period_us=period,
+        cpu_quota_us=quota or None,
+        cpu_period_us=period or None,
+        cpu_rt_period_us=words.cpu_realtime_period or None,
+        cpu_rt_runtime_us=words.cpu_realtime_runtime or None,
         cpuset_cpus=words.cpuset_cpus or None,
         cpuset_mems=words.cpuset_mems or None,
         memory_bytes=words.memory or None,
         memory_reservation_bytes=words.memory_reservation or None,
         memory_swap_bytes=swap or None,
+        memory_swappiness=words.memory_swappiness,
         pids_limit=words.pids_limit or None,
         oom_kill_disable=words.oom_kill_disable,
-        blkio_weight=_weight(words.blkio_weight),
+        blkio_weight=words.blkio_weight or None,
+        blkio_weight_devices=tuple(BlockLimit(path=each.path, value=each.weight) for each in words.blkio_weight_device),
+        read_bps=_throttles(words.blkio_device_read_bps),
+        write_bps=_throttles(words.blkio_device_write_bps),
+        read_iops=_throttles(words.blkio_device_read_iops),
+        write_iops=_throttles(words.blkio_device_write_iops),
     )
 
 
-def _asked(requests: Sequence[object]) -> str:
-    """The capabilities of the first request, as Go prints a list of lists: [[gpu compute]]."""
-    first = requests[0]
-    sets = first.get("Capabilities") if isinstance(first, dict) else None
-    return f"[{' '.join('[' + ' '.join(map(str, each)) + ']' for each in sets or [] if isinstance(each, list))}]"
+def _throttles(words: Sequence[ThrottleWords]) -> tuple[BlockLimit, ...]:
+    return tuple(BlockLimit(path=each.path, value=each.rate) for each in words)
 
 
-def _check_memory(words: ResourceWords) -> None:
-    if words.memory < 0 or 0 < words.memory < _LEAST_MEMORY:
-        raise Invalid("Minimum memory limit allowed is 6MB", field="HostConfig.Memory")
-    if words.memory_swap > 0 and not words.memory:
-        raise Invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
-    if 0 < words.memory_swap < words.memory:
-        raise Invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if words.memory_reservation and 0 < words.memory < words.memory_reservation:
-        raise Invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
-    if 0 < words.memory_reservation < _LEAST_MEMORY:
-        raise Invalid("Minimum memory reservation allowed is 6MB", field="HostConfig.MemoryReservation")
-
-
-def _cpu(words: ResourceWords) -> tuple[int | None, int | None]:
-    """Quota and period in microseconds."""
-    if words.nano_cpus:
-        if words.cpu_period or words.cpu_quota:
-            raise Invalid(
-                "Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set", field="HostConfig.NanoCpus"
-            )
-        count = len(os.sched_getaffinity(0))
-        if not 0 < words.nano_cpus <= count * 1_000_000_000:
-            raise Invalid(
-                f"range of CPUs is from 0.01 to {count}.00, as there are only {count} CPUs available",
-                field="HostConfig.NanoCpus",
-            )
-        return max(1000, words.nano_cpus * PERIOD_US // 1_000_000_000), PERIOD_US
-    if words.cpu_period and not 1000 <= words.cpu_period <= 1_000_000:
-        raise Invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-    if words.cpu_quota > 0 and words.cpu_quota < 1000:
-        raise Invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)", field="HostConfig.CpuQuota")
-    return words.cpu_quota or None, words.cpu_period or None
-
-
-def _weight(weight: int) -> int | None:
-    if weight and not 10 <= weight <= 1000:
-        raise Invalid("Range of blkio weight is from 10 to 1000", field="HostConfig.BlkioWeight")
-    return weight or None
+def _no_device_driver(request: object) -> Invalid:
+    """`--gpus`: no driver of such devices is here. Capabilities as Go prints a list of lists: [[gpu compute]]."""
+    words = request if isinstance(request, dict) else {}
+    sets = [each for each in words.get("Capabilities") or [] if isinstance(each, list)]
+    asked = " ".join("[" + " ".join(map(str, each)) + "]" for each in sets)
+    return Invalid(
+        f'could not select device driver "{words.get("Driver") or ""}" with capabilities: [{asked}]',
+        field="HostConfig.DeviceRequests",
+    )
 
 
 def restart_of(words: RestartWords, *, auto_remove: bool = False) -> RestartPolicy:
     """Raises Invalid and Conflict with the Docker Engine's sentences."""
     name = words.name or "no"
+    if not words.name:  # whatever count stands beside it
+        return RestartPolicy()
     if name not in _POLICIES:
         raise Invalid(
             f"invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'",
             field="HostConfig.RestartPolicy.Name",
         )
     retries = words.maximum_retry_count
+    if retries and name != "on-failure":
+        also = " and cannot be negative" if retries < 0 else ""
+        raise Invalid(f"invalid restart policy: maximum retry count can only be used with 'on-failure'{also}")
     if retries < 0:
         raise Invalid("invalid restart policy: maximum retry count cannot be negative")
-    if retries and name != "on-failure":
-        raise Invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'")
     if auto_remove and name != "no":
         raise Invalid("can't create 'AutoRemove' container with restart policy", field="HostConfig.AutoRemove")
     return RestartPolicy(name=name, max_retries=retries)  # type: ignore[arg-type]  # checked above
@@ -169,22 +128,25 @@ def devices_of(words: ResourceWords) -> tuple[Device, ...]:
 
 def security_of(host: HostWords) -> Security:
     """Raises Invalid and Unsupported."""
-    no_new, seccomp, apparmor, masked = False, None, None, True
+    no_new, seccomp, apparmor = False, None, None
     for option in host.security_opt:
-        key, _, value = option.replace(":", "=", 1).partition("=") if "=" not in option else option.partition("=")
+        key, equals, value = option.replace(":", "=", 1).partition("=") if "=" not in option else option.partition("=")
         match key:
-            case "no-new-privileges" if value in ("", "true", "false"):
-                no_new = value != "false"
-            case "seccomp":
+            case "no-new-privileges" if not equals or value.lower() in _TRUTH:
+                no_new = not equals or _TRUTH[value.lower()]
+            case "seccomp" if equals:
                 seccomp = _seccomp(value)
-            case "apparmor":
+            case "apparmor" if equals:
                 apparmor = value
-            case "systempaths" if value == "unconfined":
-                masked = False
-            case "label":
+            case "label" if equals:
                 pass  # SELinux labels: nothing to switch off on hosts without SELinux, as dockerd does there
             case _:
-                raise Invalid(f"invalid --security-opt 2: {option!r}", field="HostConfig.SecurityOpt")
+                raise Invalid(
+                    f'invalid --security-opt {2 if equals else 1}: "{option}"', field="HostConfig.SecurityOpt"
+                )
+    for rule in host.device_cgroup_rules:
+        if not _DEVICE_RULE.fullmatch(rule):
+            raise Invalid(f"invalid device cgroup rule format: '{rule}'", field="HostConfig.DeviceCgroupRules")
     return Security(
         privileged=host.privileged,
         cap_add=_capabilities(host.cap_add, "CapAdd"),
@@ -193,8 +155,9 @@ def security_of(host: HostWords) -> Security:
         seccomp=seccomp,
         apparmor=apparmor,
         readonly_rootfs=host.readonly_rootfs,
-        masked_paths=_paths(host.masked_paths, masked),
-        readonly_paths=_paths(host.readonly_paths, masked),
+        masked_paths=None if host.masked_paths is None else tuple(host.masked_paths),
+        readonly_paths=None if host.readonly_paths is None else tuple(host.readonly_paths),
+        device_rules=tuple(host.device_cgroup_rules),
     )
 
 
@@ -210,12 +173,6 @@ def _seccomp(value: str) -> str | None:
     return value
 
 
-def _paths(paths: Sequence[str] | None, confined: bool) -> tuple[str, ...] | None:
-    if not confined:
-        return ()
-    return None if paths is None else tuple(paths)
-
-
 def _capabilities(names: Sequence[str], field: str) -> tuple[str, ...]:
     found = []
     for name in names:
@@ -226,8 +183,6 @@ def _capabilities(names: Sequence[str], field: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def conflict(field: str, message: str) -> Conflict:
+def conflict(field: str, message: str) -> Invalid:
     """Options that exclude each other."""
-    return Conflict(
-        f"conflicting options: {message}", field=field, causes=(Cause(field, "FieldValueInvalid", message),)
-    )
+    return Invalid(f"conflicting options: {message}", field=field, causes=(Cause(field, "FieldValueInvalid", message),))

@@ -37,6 +37,7 @@ async def inspect(call: Call) -> web.StreamResponse:
         await networks_by_id(door),
         sizes=sizes,
         cgroupns=door.cgroupns,
+        apparmor=door.limits.apparmor,
     )
     return json_response(words)
 

@@ -83,7 +83,7 @@ def _modes(modes: Sequence[str], text: str) -> tuple[bool, str, bool]:
         elif mode == "nocopy":
             no_copy = True
         elif mode not in _IGNORED_MODES and mode != "rw":
-            raise Invalid(f"invalid mode: {','.join(modes)}", field="HostConfig.Binds", hint=f"in '{text}'")
+            raise Invalid(f"invalid mode: {','.join(modes)}", field="HostConfig.Binds")
     return readonly, propagation, no_copy
 
 
@@ -118,7 +118,7 @@ def mount_of(words: MountWords) -> MountConfig:
         case "npipe" | "cluster" | "image":
             raise Unsupported(f"mounts of type {words.type!r} are not supported: use bind, volume or tmpfs")
         case _:
-            raise Invalid(f"mount type unknown: {words.type!r}: use bind, volume or tmpfs", field="Mounts.Type")
+            raise Invalid(f'invalid mount config for type "{words.type}": mount type unknown', field="Mounts.Type")
 
 
 def _bind_mount(words: MountWords, target: str) -> MountConfig:
@@ -174,8 +174,14 @@ def tmpfs_of(host: HostWords) -> Iterable[MountConfig]:
     """`Tmpfs`: a place and its options in one text."""
     for path, text in host.tmpfs.items():
         yield MountConfig(
-            kind="tmpfs", target=_target(path, path), options=tuple(option for option in text.split(",") if option)
+            kind="tmpfs", target=_tmpfs_target(path), options=tuple(option for option in text.split(",") if option)
         )
+
+
+def _tmpfs_target(path: str) -> str:
+    if not path.startswith("/"):
+        raise Invalid(f"invalid mount path: '{path}' mount path must be absolute", field="HostConfig.Tmpfs")
+    return _target(path, path)
 
 
 # --- VolumesFrom ------------------------------------------------------------------------------------------------
@@ -184,7 +190,9 @@ def tmpfs_of(host: HostWords) -> Iterable[MountConfig]:
 def source_name(text: str) -> tuple[str, str]:
     """`CONTAINER[:ro|rw]` in two."""
     name, _, mode = text.partition(":")
-    if not name or mode not in ("", "ro", "rw", "z", "Z"):
+    if mode not in ("", "ro", "rw", "z", "Z"):
+        raise Invalid(f"invalid mode: {mode}", field="VolumesFrom")
+    if not name:
         raise Invalid(f"invalid specification of volumes from another container: {text!r}", field="VolumesFrom")
     return name, mode
 

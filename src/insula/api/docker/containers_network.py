@@ -136,7 +136,7 @@ def parse_port(text: str) -> tuple[int, Protocol]:
     number, _, protocol = text.partition("/")
     protocol = (protocol or "tcp").lower()
     if not (number.isascii() and number.isdecimal() and 0 < int(number) < 65536):
-        raise Invalid(f"invalid port specification: {text!r}", field="ExposedPorts")
+        raise Invalid(f'invalid port specification: "{text}"', field="ExposedPorts")
     if protocol not in ("tcp", "udp", "sctp"):
         raise Invalid(
             f"invalid protocol in the port specification {text!r}: use tcp, udp or sctp", field="ExposedPorts"
@@ -149,9 +149,7 @@ def _host_port(text: str) -> int:
     if not text:
         return 0
     if not (first.isascii() and first.isdecimal() and int(first) < 65536) or (dash and last != first):
-        raise Invalid(
-            f"invalid port specification: {text!r} must be one port of this host", field="PortBindings.HostPort"
-        )
+        raise Invalid(f'invalid port specification: "{text}"', field="PortBindings.HostPort")
     return int(first)
 
 

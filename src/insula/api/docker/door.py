@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from insula.engine.contract import Engine
 from insula.errors import Invalid
-from insula.host import cgroups
+from insula.host import cgroups, limits
 
 # The names under which Docker's own runtimes are known all mean the operating-system level.
 _ALIASES = {"": "oci", "runc": "oci", "crun": "oci", "io.containerd.runc.v2": "oci", "insula": "oci"}
@@ -42,7 +42,9 @@ class Door:
     def __init__(self, engine: Engine, info: NodeInfo) -> None:
         self.engine = engine
         self.info = info
-        self.cgroup_version = cgroups.detect().version
+        layout = cgroups.detect()
+        self.limits = limits.detect(layout)
+        self.cgroup_version = layout.version
         self.cgroupns = "private" if self.cgroup_version == 2 else "host"  # dockerd's default of --cgroupns
         self._drivers: frozenset[str] | None = None
         self._execs: OrderedDict[str, ExecWords] = OrderedDict()

@@ -101,6 +101,20 @@ class MountWords(Words, frozen=True, kw_only=True):
     tmpfs_options: TmpfsOptions = TmpfsOptions()
 
 
+class WeightWords(Words, frozen=True, kw_only=True):
+    """`--blkio-weight-device`."""
+
+    path: str = ""
+    weight: Int = 0
+
+
+class ThrottleWords(Words, frozen=True, kw_only=True):
+    """`--device-read-bps` and its like."""
+
+    path: str = ""
+    rate: Int = 0
+
+
 class ResourceWords(Words, frozen=True, kw_only=True):
     """The envelope: part of HostConfig and the body of `update`."""
 
@@ -109,11 +123,11 @@ class ResourceWords(Words, frozen=True, kw_only=True):
     nano_cpus: Int = 0
     cgroup_parent: str = ""
     blkio_weight: Int = 0
-    blkio_weight_device: list[Any] = field(default_factory=list)
-    blkio_device_read_bps: list[Any] = field(default_factory=list)
-    blkio_device_write_bps: list[Any] = field(default_factory=list)
-    blkio_device_read_iops: list[Any] = field(default_factory=list, name="BlkioDeviceReadIOps")
-    blkio_device_write_iops: list[Any] = field(default_factory=list, name="BlkioDeviceWriteIOps")
+    blkio_weight_device: list[WeightWords] = field(default_factory=list)
+    blkio_device_read_bps: list[ThrottleWords] = field(default_factory=list)
+    blkio_device_write_bps: list[ThrottleWords] = field(default_factory=list)
+    blkio_device_read_iops: list[ThrottleWords] = field(default_factory=list, name="BlkioDeviceReadIOps")
+    blkio_device_write_iops: list[ThrottleWords] = field(default_factory=list, name="BlkioDeviceWriteIOps")
     cpu_period: Int = 0
     cpu_quota: Int = 0
     cpu_realtime_period: Int = 0

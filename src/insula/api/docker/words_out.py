@@ -7,14 +7,14 @@ answers them for a container created with an image and nothing else.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from insula.api.docker.containers_create import EXTRA
 from insula.api.docker.containers_network import docker_name
 from insula.engine.contract import Instance
 from insula.images.contract import ImageConfig
-from insula.model.instance import InstanceConfig
+from insula.model.instance import BlockLimit, InstanceConfig
 
 MASKED = (
     "/proc/asound",
@@ -133,9 +133,9 @@ _DEFAULTS: dict[str, Any] = {
     "CapAdd": None,
     "CapDrop": None,
     "CgroupnsMode": "host",
-    "Dns": [],
-    "DnsOptions": [],
-    "DnsSearch": [],
+    "Dns": None,
+    "DnsOptions": None,
+    "DnsSearch": None,
     "ExtraHosts": None,
     "GroupAdd": None,
     "IpcMode": "private",
@@ -157,18 +157,18 @@ _DEFAULTS: dict[str, Any] = {
     "NanoCpus": 0,
     "CgroupParent": "",
     "BlkioWeight": 0,
-    "BlkioWeightDevice": [],
-    "BlkioDeviceReadBps": [],
-    "BlkioDeviceWriteBps": [],
-    "BlkioDeviceReadIOps": [],
-    "BlkioDeviceWriteIOps": [],
+    "BlkioWeightDevice": None,
+    "BlkioDeviceReadBps": None,
+    "BlkioDeviceWriteBps": None,
+    "BlkioDeviceReadIOps": None,
+    "BlkioDeviceWriteIOps": None,
     "CpuPeriod": 0,
     "CpuQuota": 0,
     "CpuRealtimePeriod": 0,
     "CpuRealtimeRuntime": 0,
     "CpusetCpus": "",
     "CpusetMems": "",
-    "Devices": [],
+    "Devices": None,
     "DeviceCgroupRules": None,
     "DeviceRequests": None,
     "MemoryReservation": 0,
@@ -176,7 +176,7 @@ _DEFAULTS: dict[str, Any] = {
     "MemorySwappiness": None,
     "OomKillDisable": False,
     "PidsLimit": None,
-    "Ulimits": [],
+    "Ulimits": None,
     "CpuCount": 0,
     "CpuPercent": 0,
     "IOMaximumIOps": 0,
@@ -186,12 +186,21 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+# Shown only when they were sent, and those in which a zero value is a choice.
+_KNOWN = frozenset(_DEFAULTS) | {"Annotations", "Init", "Mounts", "StorageOpt", "Sysctls", "Tmpfs", "ContainerIDFile"}
+_MAY_BE_EMPTY = frozenset({"MaskedPaths", "ReadonlyPaths"})
+
+
 def host_words(instance: Instance, *, cgroupns: str) -> dict[str, Any]:
     """`HostConfig`: what was sent over the defaults, and over both what `update` may have changed since."""
     config = instance.config
     sent = {name: value for name, value in said(config).get("HostConfig", {}).items() if value is not None}
     # A zero value in what was sent is no choice: where the default is more than zero, the default holds.
-    chosen = {name: value for name, value in sent.items() if value or not _DEFAULTS.get(name)}
+    chosen = {
+        name: value
+        for name, value in sent.items()
+        if (value or not _DEFAULTS.get(name) or name in _MAY_BE_EMPTY) and name in _KNOWN
+    }
     words = _DEFAULTS | {"CgroupnsMode": cgroupns} | chosen
     words["NetworkMode"] = mode_words(config, sent)
     words["Runtime"] = "runc" if config.driver == "oci" else config.driver
@@ -199,15 +208,34 @@ def host_words(instance: Instance, *, cgroupns: str) -> dict[str, Any]:
     words["LogConfig"] = {"Type": config.log_driver, "Config": config.log_options}
     words["AutoRemove"] = config.auto_remove
     words["Privileged"] = config.security.privileged
-    words["PortBindings"] = sent.get("PortBindings") or bindings_words(config)
-    if config.security.privileged or config.security.masked_paths == ():
+    words["PortBindings"] = _bindings(sent.get("PortBindings") or {}) if said(config) else bindings_words(config)
+    words["SecurityOpt"] = _security_words(config, sent.get("SecurityOpt"))
+    if config.security.privileged:
         words["MaskedPaths"] = words["ReadonlyPaths"] = None
     return words | _limits(config, sent)
 
 
+def _bindings(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """With both fields of each, as dockerd keeps them."""
+    empty = {"HostIp": "", "HostPort": ""}
+    return {port: None if each is None else [empty | one for one in each] for port, each in sent.items()}
+
+
+def _security_words(config: InstanceConfig, sent: list[str] | None) -> list[str] | None:
+    """What shares the host's processes or IPC has no SELinux label of its own, and says so."""
+    shares = config.security.privileged or "host" in (config.pid_mode, config.ipc_mode)
+    if not shares or any(option.partition("=")[0] == "label" for option in sent or ()):
+        return sent
+    return [*(sent or ()), "label=disable"]
+
+
+def _throttle_words(limits: Sequence[BlockLimit], value: str = "Rate") -> list[dict[str, Any]] | None:
+    return [{"Path": each.path, value: each.value} for each in limits] or None
+
+
 def _limits(config: InstanceConfig, sent: Mapping[str, Any]) -> dict[str, Any]:
     limits = config.resources
-    words = {
+    words: dict[str, Any] = {
         "CpuShares": limits.cpu_shares or 0,
         "Memory": limits.memory_bytes or 0,
         "MemoryReservation": limits.memory_reservation_bytes or 0,
@@ -217,7 +245,18 @@ def _limits(config: InstanceConfig, sent: Mapping[str, Any]) -> dict[str, Any]:
         "CpusetMems": limits.cpuset_mems or "",
         "BlkioWeight": limits.blkio_weight or 0,
         "OomKillDisable": limits.oom_kill_disable,
+        "MemorySwappiness": limits.memory_swappiness,
+        "CpuRealtimePeriod": limits.cpu_rt_period_us or 0,
+        "CpuRealtimeRuntime": limits.cpu_rt_runtime_us or 0,
     }
+    lists = {
+        "BlkioWeightDevice": _throttle_words(limits.blkio_weight_devices, "Weight"),
+        "BlkioDeviceReadBps": _throttle_words(limits.read_bps),
+        "BlkioDeviceWriteBps": _throttle_words(limits.write_bps),
+        "BlkioDeviceReadIOps": _throttle_words(limits.read_iops),
+        "BlkioDeviceWriteIOps": _throttle_words(limits.write_iops),
+    }
+    words |= {name: [] if each is None and sent.get(name) == [] else each for name, each in lists.items()}
     quota, period = limits.cpu_quota_us or 0, limits.cpu_period_us or 0
     if sent.get("CpuQuota") or sent.get("CpuPeriod") or not quota:
         return words | {"CpuQuota": quota, "CpuPeriod": period, "NanoCpus": 0}

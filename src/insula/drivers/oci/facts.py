@@ -13,7 +13,7 @@ from typing import Literal
 from msgspec import Struct
 
 from insula.errors import Invalid
-from insula.host import capabilities, cgroups
+from insula.host import capabilities, limits
 from insula.host.cgroups import Layout
 from insula.host.spawn import ENVIRONMENT
 from insula.model.instance import Device
@@ -53,7 +53,7 @@ def collect(layout: Layout) -> HostFacts:
         swap_limit=_swap_limit(layout),
         bounding=capabilities.bounding(),
         machine=platform.machine(),
-        apparmor=cgroups.read(Path("/sys/module/apparmor/parameters/enabled")).strip() == "Y",
+        apparmor=limits.apparmor(),
         init=_static_init(),
     )
 

@@ -6,6 +6,7 @@ paths, device rules), for images are built to run there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -55,6 +56,7 @@ NETWORK_SYSCTLS = {  # unprivileged programs may open any port and ping, as in D
     "net.ipv4.ip_unprivileged_port_start": "0",
     "net.ipv4.ping_group_range": "0 2147483647",
 }
+DEVICE_RULE = re.compile(r"([acb]) ([0-9]{1,10}|\*):([0-9]{1,10}|\*) ([rwm]{1,3})", re.ASCII)
 DENY_ALL = {"allow": False, "access": "rwm"}
 ALLOW_ALL = {"allow": True, "access": "rwm"}
 DEFAULT_DEVICES = tuple(
@@ -122,10 +124,9 @@ def container_process(spec: InstanceSpec, host: HostFacts) -> dict[str, Any]:
             {"type": f"RLIMIT_{limit.name.upper()}", "soft": _unsigned(limit.soft), "hard": _unsigned(limit.hard)}
             for limit in spec.ulimits
         ]
-    if spec.security.apparmor and spec.security.apparmor != "unconfined" and not spec.security.privileged:
-        if not host.apparmor:
-            raise Unsupported("AppArmor is not enabled on this host.", field="security.apparmor")
-        result["apparmorProfile"] = spec.security.apparmor
+    profile = spec.security.apparmor
+    if host.apparmor and profile and profile != "unconfined" and not spec.security.privileged:
+        result["apparmorProfile"] = profile  # where AppArmor is off, dockerd too runs without
     return result
 
 
@@ -229,7 +230,7 @@ def _linux(spec: InstanceSpec, host: HostFacts, devices: Sequence[DeviceNode], c
 
 def namespaces(spec: InstanceSpec, host: HostFacts) -> list[dict[str, str]]:
     """Each namespace: its own (None), the host's (empty path: not listed) or one that exists. On cgroup version 1 the host's
-    cgroup namespace is kept, as Docker does."""
+    cgroup namespace is kept unless one is asked for, as Docker does."""
     result = [{"type": "mount"}]
     asked = (("network", spec.netns), ("pid", spec.pidns), ("ipc", spec.ipcns), ("uts", spec.utsns))
     for kind, path in asked:
@@ -237,7 +238,7 @@ def namespaces(spec: InstanceSpec, host: HostFacts) -> list[dict[str, str]]:
             result.append({"type": kind})
         elif path:
             result.append({"type": kind, "path": path})
-    if host.cgroup_version == 2 and not spec.security.privileged:
+    if (spec.cgroup_mode or ("private" if host.cgroup_version == 2 else "host")) == "private":
         result.append({"type": "cgroup"})
     return result
 
@@ -250,7 +251,19 @@ def device_rules(security: Security, devices: Iterable[DeviceNode]) -> list[dict
         {"allow": True, "type": node.kind, "major": node.major, "minor": node.minor, "access": node.access}
         for node in devices
     ]
-    return [dict(DENY_ALL), *(dict(rule) for rule in DEFAULT_DEVICES), *given]
+    asked = [device_rule(text) for text in security.device_rules]
+    return [dict(DENY_ALL), *(dict(rule) for rule in DEFAULT_DEVICES), *given, *asked]
+
+
+def device_rule(text: str) -> dict[str, Any]:
+    """One rule of `c 42:* rmw`. Raises Invalid."""
+    found = DEVICE_RULE.fullmatch(text)
+    if found is None:
+        raise Invalid(f"invalid device cgroup rule format: '{text}'", field="security.device_rules")
+    kind, major, minor, access = found.groups()
+    rule: dict[str, Any] = {"allow": True, "type": kind, "access": access}
+    numbers = {"major": major, "minor": minor}
+    return rule | {name: int(number) for name, number in numbers.items() if number != "*"}
 
 
 def _device(node: DeviceNode) -> dict[str, Any]:
