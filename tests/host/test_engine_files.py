@@ -12,7 +12,8 @@ import pytest
 
 from host.engine_support import Home, config, home, opened, run
 from insula.engine.node import NodeEngine
-from insula.errors import Forbidden, Invalid, NotFound
+from insula.errors import Forbidden, InsulaError, Invalid, NotFound
+from insula.host.mounts import mount_points
 from insula.model.instance import MountConfig, Security
 
 pytestmark = pytest.mark.root
@@ -113,6 +114,29 @@ async def test_links_lead_nowhere_else(engine: NodeEngine, place: Home, running:
     with pytest.raises(NotFound):
         await engine.put_archive(id, "/away", stream(tar(file("planted"))))
     assert sorted(os.listdir(secret)) == ["key"]
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_an_archive_reaches_into_what_is_mounted(engine: NodeEngine, running: bool, tmp_path: Path) -> None:
+    (tmp_path / "fixed").mkdir()
+    (tmp_path / "one").write_text("as it was")
+    mounts = (
+        MountConfig(kind="volume", target="/made/here", source="reached"),
+        MountConfig(kind="bind", target="/fixed", source=str(tmp_path / "fixed"), readonly=True),
+        MountConfig(kind="bind", target="/new/one", source=str(tmp_path / "one")),
+    )
+    id = await made(engine, running=running, mounts=mounts)
+    away = tarfile.TarInfo("link")
+    away.type, away.linkname = tarfile.SYMTYPE, "/made/here"
+    await engine.put_archive(id, "/", stream(tar(file("made/here/f", b"1"), (away, b""))))
+    await engine.put_archive(id, "/link", stream(tar(file("g", b"2"))))
+    assert sorted(os.listdir((await engine.volumes.get("reached")).path)) == ["f", "g"]
+    assert set(await fetch(engine, id, "/made")) == {"made", "made/here", "made/here/f", "made/here/g"}
+    assert (await engine.stat_path(id, "/new/one")).size == len("as it was")
+    with pytest.raises(InsulaError):
+        await engine.put_archive(id, "/", stream(tar(file("fixed/f"))))
+    assert os.listdir(tmp_path / "fixed") == []
+    assert not [point for point in mount_points() if "fixed" in point.target or "made/here" in point.target]
 
 
 @pytest.mark.parametrize("name", ["../out", "a/../../out", "/../out"])

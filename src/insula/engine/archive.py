@@ -16,7 +16,7 @@ from insula.engine.contract import PathStat
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
 from insula.engine.resolve import clean_path
-from insula.engine.roots import Place, mounted, place_of
+from insula.engine.roots import Place, mounted, placed
 from insula.engine.tarring import write_tar
 from insula.errors import Forbidden, Invalid, NotFound
 from insula.host import xattrs
@@ -102,8 +102,7 @@ def _real(place: Place) -> Place:
 
 async def stat_path(parts: Parts, resident: Resident, path: str) -> PathStat:
     """Raises NotFound."""
-    async with mounted(parts, resident) as merged:
-        place = await place_of(resident, merged, path)
+    async with placed(parts, resident, path) as place:
         return await in_thread(_stat, place, path, resident)
 
 
@@ -125,8 +124,7 @@ def _stat(place: Place, path: str, resident: Resident) -> PathStat:
 
 async def get_archive(parts: Parts, resident: Resident, path: str) -> AsyncIterator[bytes]:
     """A tar of a path; its first member carries the path's last part as its name, as `docker cp` expects."""
-    async with mounted(parts, resident) as merged:
-        place = await place_of(resident, merged, path)
+    async with placed(parts, resident, path) as place:
         await in_thread(_stat, place, path, resident)  # refuse before the first byte
         name = posixpath.basename(path.rstrip("/").removesuffix("/.").rstrip("/")) or "/"
 
@@ -141,8 +139,7 @@ async def put_archive(
     parts: Parts, resident: Resident, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool
 ) -> None:
     """Unpack into a folder of the instance. Raises NotFound, Invalid (not a folder, a bad archive), Forbidden (read-only)."""
-    async with mounted(parts, resident) as merged:
-        place = await place_of(resident, merged, path)
+    async with placed(parts, resident, path) as place:
         if place.readonly:
             raise Forbidden(place.readonly)
         folder = await in_thread(_open_folder, place, path, resident)

@@ -1,7 +1,7 @@
 """An instance's root file system as a folder to work in, whether it runs or not; and a path's place in it.
 
 A running instance is seen through its process's root, with all that is mounted there. A stopped one is mounted for as long
-as somebody uses it, and its volumes are looked up by hand: a path below a mount's target is looked for in its source.
+as somebody uses it, with its volumes and binds in a view that nobody else sees.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from insula.engine.records import Stage
 from insula.engine.resident import Resident
 from insula.engine.resolve import clean_path
 from insula.errors import Conflict, Unsupported
+from insula.host.mountview import Binding, View
 from insula.tasks import in_thread
 
 
@@ -47,18 +48,32 @@ async def mounted(parts: Parts, resident: Resident) -> AsyncIterator[str]:
             await parts.images.unmount(resident.id, remove=False)
 
 
-async def place_of(resident: Resident, merged: str, path: str) -> Place:
-    """Where `path` of the instance is to be looked for."""
+@asynccontextmanager
+async def placed(parts: Parts, resident: Resident, path: str) -> AsyncIterator[Place]:
+    """Where `path` of the instance is, with what is mounted into its root. Raises as `mounted`."""
     clean = clean_path(path)
-    mount = covering(resident.entry.mounts, clean)
-    readonly = _readonly(resident, mount)
-    if resident.running and await in_thread(_is_root_of, resident.entry.pid, merged):
-        return Place(f"/proc/{resident.entry.pid}/root", clean, readonly)
-    if mount is not None and mount.source and clean != mount.config.target:
-        return Place(mount.source, clean.removeprefix(mount.config.target), readonly)
-    if mount is not None and mount.source:
-        return Place(mount.source, "/", readonly)
-    return Place(merged, clean, readonly)
+    readonly = _readonly(resident, covering(resident.entry.mounts, clean))
+    async with mounted(parts, resident) as merged:
+        if resident.running and await in_thread(_is_root_of, resident.entry.pid, merged):
+            yield Place(f"/proc/{resident.entry.pid}/root", clean, readonly)
+            return
+        bindings = _bindings(resident.entry.mounts)
+        if not bindings:
+            yield Place(merged, clean, readonly)
+            return
+        view = await in_thread(View, merged, bindings)
+        try:
+            yield Place(view.path, clean, readonly)
+        finally:
+            await in_thread(view.close)
+
+
+def _bindings(mounts: tuple[ResolvedMount, ...]) -> list[Binding]:
+    return [
+        Binding(source=mount.source, target=mount.config.target, readonly=mount.config.readonly)
+        for mount in mounts
+        if mount.source
+    ]
 
 
 def covering(mounts: tuple[ResolvedMount, ...], path: str) -> ResolvedMount | None:
