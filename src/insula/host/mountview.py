@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import stat
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -80,11 +80,10 @@ def _bound(root: str, bindings: Sequence[Binding]) -> tuple[int, int]:
 
 
 def _bind(root: int, binding: Binding) -> None:
-    try:
-        folder = stat.S_ISDIR(os.stat(binding.source).st_mode)
-    except FileNotFoundError:
+    source = Path(binding.source)
+    if not source.exists():
         return
-    target = _target(root, binding.target, folder)
+    target = _target(root, binding.target, source.is_dir())
     try:
         mounts.bind(binding.source, f"/proc/self/fd/{target}", recursive=True)
     finally:
