@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from host.networks_support import World, make_world
-from insula.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, Unavailable, Unsupported
+from insula.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, Unavailable
 from insula.model.instance import PortMapping
 from insula.networks.contract import Network, Networks
 from insula.networks.manager import NodeNetworks
@@ -72,9 +72,9 @@ async def test_names_are_taken_once_and_free_again(nets: Networks) -> None:
         (wish("../x"), Invalid),
         (wish(""), Invalid),
         (wish("a b"), Invalid),
-        (wish("x", subnet="10.88.0.0/24"), Invalid),
+        (wish("x", subnet="10.88.0.0/24"), Forbidden),
         (wish("x", subnet="192.0.2.0/28"), Invalid),
-        (wish("x", driver="overlay9"), Unsupported),
+        (wish("x", driver="overlay9"), NotFound),
         (wish("x", driver="host"), Forbidden),
         (wish("x", bridge="up0"), Conflict),
     ],

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from insula.errors import Forbidden, Invalid, Unavailable, Unsupported
+from insula.errors import Conflict, Forbidden, Invalid, Unavailable, Unsupported
 from insula.host import netlink
 from insula.host.netlink import Route
 from insula.model.instance import PortMapping
 from insula.networks import ledger as ledgers
-from insula.networks.bridge import ICC_OPTION, MTU_OPTION, NAME_OPTION, mtu_of
+from insula.networks import options
 from insula.networks.contract import Endpoint, Network, Published
 from insula.networks.ledger import Ledger, LedgerFile
 from insula.networks.manager import NodeNetworks
-from insula.networks.ports import check_mapping, taken_by
+from insula.networks.ports import PortTable, check_mapping, hold, places_of, taken_by
 from insula.networks.recovery import orphans
 from insula.networks.type import View, all_types
 
@@ -29,7 +30,7 @@ def view(*networks: Network, routes: tuple[Route, ...] = ()) -> View:
 
 
 def test_every_type_is_a_file_that_exports_one_constant() -> None:
-    assert sorted(TYPES) == ["bridge", "host", "none"]
+    assert sorted(TYPES) == ["bridge", "host", "ipvlan", "macvlan", "none"]
     assert all(kind.driver == name and kind.summary for name, kind in TYPES.items())
 
 
@@ -37,24 +38,26 @@ def test_a_bridge_chooses_what_was_left_open() -> None:
     made = TYPES["bridge"].complete(Network(id="", name="n"), view(routes=(Route(destination="10.9.0.0/24"),)))
     assert (made.subnet, made.gateway) == ("10.9.1.0/24", "10.9.1.1")
     assert made.bridge.startswith("insb") and len(made.bridge) == 12
-    named = TYPES["bridge"].complete(Network(id="", name="n", options={NAME_OPTION: "mybr"}), view())
-    assert named.bridge == "mybr" and mtu_of(named, 1400) == 1400
-    assert mtu_of(msgspec.structs.replace(named, options={MTU_OPTION: "9000"}), 1400) == 9000
+    named = TYPES["bridge"].complete(Network(id="", name="n", options={options.NAME: "mybr"}), view())
+    assert named.bridge == "mybr" and options.mtu(named, 1400) == 1400
+    assert options.mtu(msgspec.structs.replace(named, options={options.MTU: "9000"}), 1400) == 9000
 
 
 @pytest.mark.parametrize(
     ("wish", "error"),
     [
-        ({"subnet": "10.9.7.0/25"}, Invalid),  # another network's
+        ({"subnet": "10.9.7.0/25"}, Forbidden),  # another network's
         ({"subnet": "192.0.2.0/25"}, Invalid),  # the host's own link
         ({"subnet": "10.20.0.0/24", "gateway": "10.21.0.1"}, Invalid),
         ({"subnet": "10.20.0.0/24", "ip_range": "10.21.0.0/25"}, Invalid),
         ({"gateway": "10.20.0.1"}, Invalid),
         ({"subnet": "10.20.0.0/24", "bridge": "a name that is too long"}, Invalid),
         ({"subnet": "10.20.0.0/24", "bridge": "../x"}, Invalid),
-        ({"options": {MTU_OPTION: "huge"}}, Invalid),
-        ({"options": {ICC_OPTION: "false"}}, Unsupported),
-        ({"ipv6": True}, Unsupported),
+        ({"options": {options.MTU: "huge"}}, Invalid),
+        ({"options": {options.ICC: "maybe"}}, Invalid),
+        ({"options": {"com.docker.network.bridge.gateway_mode_ipv4": "other"}}, Invalid),
+        ({"options": {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}}, Invalid),
+        ({"ipv6": True}, Unavailable),
     ],
 )
 def test_bridges_that_cannot_be(wish: dict[str, object], error: type[Exception]) -> None:
@@ -97,11 +100,69 @@ def test_who_covers_a_port(there: str, wanted: str, taken: bool) -> None:
     assert taken_by([published(there)], wanted, 81, "tcp") is None
 
 
+ENDPOINT = Endpoint(
+    id="e", network="n", owner="a", interface="eth0", host_interface="v", mac="", address="10.0.0.2", prefix=24,
+    gateway="10.0.0.1",
+)  # fmt: skip
+BOTH = msgspec.structs.replace(ENDPOINT, address6="fd00::2", prefix6=64)
+
+
 def test_host_addresses_of_mappings() -> None:
-    assert check_mapping(PortMapping(container_port=80)) == "0.0.0.0"
+    assert check_mapping(PortMapping(container_port=80)) == ""
     assert check_mapping(PortMapping(container_port=80, host_ip="127.0.0.1")) == "127.0.0.1"
+    assert check_mapping(PortMapping(container_port=80, host_ip="0::1")) == "::1"
+    for wrong in ({"host_ip": "x"}, {"host_port": 70000}, {"last_host_port": 70000}, {"protocol": "icmp"}):
+        with pytest.raises(Invalid):
+            check_mapping(PortMapping(container_port=80, **wrong))  # type: ignore[arg-type]
+
+
+def test_where_ports_open() -> None:
+    assert places_of("", ENDPOINT) == [("0.0.0.0", "10.0.0.2")]
+    assert places_of("", BOTH) == [("0.0.0.0", "10.0.0.2"), ("::", "fd00::2")]
+    assert places_of("192.0.2.1", BOTH) == [("192.0.2.1", "10.0.0.2")]
+    assert places_of("::1", BOTH) == [("::1", "fd00::2")]
     with pytest.raises(Unsupported, match="IPv6"):
-        check_mapping(PortMapping(container_port=80, host_ip="::"))
+        places_of("::1", ENDPOINT)
+
+
+def test_a_port_of_a_range_is_the_first_free_one() -> None:
+    table, first = PortTable(), free_ports(3)
+    try:
+        asked = PortMapping(container_port=80, host_port=first, last_host_port=first + 2)
+        given = [each.host_port for _ in range(3) for each in table.take("a", ENDPOINT, [asked], "who")[0]]
+        assert given == [first, first + 1, first + 2]
+        with pytest.raises(Conflict, match="port is already allocated"):
+            table.take("a", ENDPOINT, [asked], "who")
+    finally:
+        table.close()
+
+
+def test_a_port_on_both_versions_has_one_number() -> None:
+    table = PortTable()
+    try:
+        (four, six), new = table.take("a", BOTH, [PortMapping(container_port=80)], "who")
+        assert four.host_port == six.host_port and new == [four, six]
+        assert table.take("a", BOTH, [PortMapping(container_port=80, host_port=four.host_port)], "who")[1] == []
+        with pytest.raises(Conflict, match=r"Bind for 0.0.0.0:\d+ failed"):
+            table.take("b", BOTH, [PortMapping(container_port=80, host_port=four.host_port)], "who")
+    finally:
+        table.close()
+
+
+def free_ports(count: int) -> int:
+    """The first of some neighbouring ports that nobody has now."""
+    for first in range(20000 + os.getpid() % 8000, 32000, count):
+        held = []
+        try:
+            held += [hold("0.0.0.0", first + n, "tcp") for n in range(count)]
+            return first
+        except OSError:
+            continue
+        finally:
+            for each in held:
+                if each:
+                    each.close()
+    raise AssertionError("no port is free")
 
 
 def test_orphans() -> None:

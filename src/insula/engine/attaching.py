@@ -6,11 +6,12 @@ import msgspec
 
 from insula.engine.checks import INSTANCE, SANDBOX
 from insula.engine.contract import Event
-from insula.engine.joining import connect_one, nameservers
+from insula.engine.joining import connect_one, nameservers, publish_all
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
 from insula.engine.resolve import hostname_of
 from insula.engine.starting import write_names
+from insula.engine.steps import reached
 from insula.errors import Conflict
 from insula.model.instance import NetworkAttachment
 from insula.networks.contract import Network
@@ -31,9 +32,10 @@ async def connect(parts: Parts, resident: Resident, attachment: NetworkAttachmen
         if await _is_on(parts, resident, network):
             raise Conflict(f"endpoint with name {config.name} already exists in network {network.name}")
         if resident.running:
-            endpoint = await connect_one(parts, resident.id, config, attachment, resident.entry.netns)
-            resident.endpoints = (*resident.endpoints, endpoint)
-            await _rewrite_names(parts, resident)
+            await connect_one(parts, resident.id, config, attachment, resident.entry.netns)
+            reached("connect.interface")
+            await _settle(parts, resident)
+            reached("connect.names")
         mode = network.name if config.network_mode == "none" else config.network_mode
         joined = (*config.networks, attachment)
         await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=joined))
@@ -62,8 +64,9 @@ async def disconnect(parts: Parts, resident: Resident, reference: str, *, force:
             raise Conflict(f"container {resident.id} is not connected to network {network.name}")
         if live or force:
             await parts.networks.disconnect(resident.id, network.id)
-            resident.endpoints = tuple(each for each in resident.endpoints if each.network != network.id)
-            await _rewrite_names(parts, resident)
+            reached("disconnect.interface")
+            await _settle(parts, resident)
+            reached("disconnect.names")
         mode = config.network_mode
         if primary:
             mode = others[0].network if others else "none"
@@ -71,7 +74,14 @@ async def disconnect(parts: Parts, resident: Resident, reference: str, *, force:
     _say(parts, resident, network, "disconnect")
 
 
-async def _rewrite_names(parts: Parts, resident: Resident) -> None:
+async def _settle(parts: Parts, resident: Resident) -> None:
+    """After a change: what the instance is on now, its ports where that took them along or first gives them a way in, and
+    the files that name it."""
+    resident.endpoints = tuple(await parts.networks.endpoints(owner=resident.id))
+    open_now = await parts.networks.published(resident.id)
+    if resident.entry.config.ports and not open_now:
+        open_now = await publish_all(parts, resident.id, resident.entry.config, resident.endpoints)
+    resident.published = tuple(open_now)
     servers = await nameservers(parts, resident.endpoints)
     hostname = hostname_of(resident.entry.config, resident.id, host=parts.hostname)
     await in_thread(write_names, parts, resident, hostname=hostname, nameservers=servers)

@@ -52,15 +52,19 @@ def resolv_text(
     options: Sequence[str] = (),
     fallback: Sequence[str] = (),
     keep_local: bool = False,
+    embedded: bool = False,
 ) -> str:
     """The host's resolv.conf(5) with what was asked put in place. A host's resolver on the loopback cannot be reached from
-    another network namespace: such lines go, unless `keep_local`, and `fallback` stands in when none is left."""
+    another network namespace: such lines go, unless `keep_local`, and `fallback` stands in when none is left. Our own server
+    (`embedded`) knows names of one label, so it is asked for a name as it is before any search domain is tried."""
     found, lines_search, lines_options = _parse(host)
     if not keep_local:
         found = [server for server in found if not _is_local(server)] or list(fallback)
     servers = list(nameservers) or found
     wanted_search = [] if list(search) == ["."] else (list(search) or lines_search)
     wanted_options = list(options) or lines_options
+    if embedded and not any(option.startswith("ndots:") for option in wanted_options):
+        wanted_options = [*wanted_options, "ndots:0"]
     text = "".join(f"nameserver {server}\n" for server in servers)
     if wanted_search:
         text += f"search {' '.join(wanted_search)}\n"

@@ -12,9 +12,10 @@ from insula.engine.lifecycle import refuse_unless_running
 from insula.engine.parts import Parts
 from insula.engine.records import SandboxEntry
 from insula.engine.resident import Resident
-from insula.errors import Invalid, NotFound, Unavailable
+from insula.errors import Invalid, NotFound
 from insula.model.instance import InstanceConfig, NetworkAttachment
-from insula.networks.contract import Endpoint
+from insula.networks.contract import Endpoint, Published
+from insula.networks.options import has_gateway
 
 HOST_SHM = "/dev/shm"  # noqa: S108 - the host's shared memory, bound on request
 
@@ -109,10 +110,8 @@ def _peer_netns(peer: Resident) -> str:
 
 async def connect_all(parts: Parts, *, owner: str, config: InstanceConfig, netns: str) -> tuple[Endpoint, ...]:
     """Join every segment of an instance, the primary one first (it is eth0 and has the default route)."""
-    endpoints = []
-    for attachment in attachments(config):
-        endpoints.append(await connect_one(parts, owner, config, attachment, netns))
-    return tuple(endpoints)
+    endpoints = [await connect_one(parts, owner, config, each, netns) for each in attachments(config)]
+    return tuple(endpoints) if len(endpoints) < 2 else tuple(await parts.networks.endpoints(owner=owner))
 
 
 def attachments(config: InstanceConfig) -> list[NetworkAttachment]:
@@ -138,6 +137,10 @@ async def connect_one(
         mac=attachment.mac,
         aliases=aliases_of(config, owner, attachment.aliases),
         hostname=name,
+        address6=attachment.address6,
+        resolvers=config.dns,
+        priority=attachment.priority,
+        options=attachment.options,
     )
 
 
@@ -147,13 +150,14 @@ def aliases_of(config: InstanceConfig, owner: str, more: Sequence[str] = ()) -> 
 
 
 async def nameservers(parts: Parts, endpoints: Sequence[Endpoint]) -> list[str]:
-    """Insula's own DNS, at the gateway of each segment that has names; the built-in segment has none, as with Docker."""
+    """Insula's own DNS, at the gateway of a segment that has names; the built-in segment has none, as with Docker. One server
+    knows the names of all segments of the asker; a second one is there for when its network is taken away."""
     servers = []
     for endpoint in endpoints:
         network = await parts.networks.get(endpoint.network)
-        if not network.builtin and endpoint.gateway:
-            servers.append(endpoint.gateway)
-    return servers
+        if not network.builtin and network.bridge and has_gateway(network, 4):
+            servers.append(network.gateway)
+    return servers[:2]
 
 
 def host_text(path: str) -> str:
@@ -164,9 +168,12 @@ def host_text(path: str) -> str:
         return ""
 
 
-def need_address(endpoints: Sequence[Endpoint]) -> str:
-    """The address that published ports lead to. Raises Unavailable."""
-    for endpoint in endpoints:
-        if endpoint.address:
-            return endpoint.address
-    raise Unavailable("no address to publish ports for: the instance is on no network of its own")
+async def publish_all(
+    parts: Parts, owner: str, config: InstanceConfig, endpoints: Sequence[Endpoint]
+) -> Sequence[Published]:
+    """Open the instance's ports, where one of its networks has a way in: that of its default route is the first choice. Nothing
+    is opened, and nothing said, where none has, as with Docker."""
+    for endpoint in sorted(endpoints, key=lambda each: each.metric):
+        if opened := await parts.networks.publish(owner, endpoint.address, config.ports, name=config.name):
+            return opened
+    return ()

@@ -15,7 +15,7 @@ from insula.drivers.driver import Capability, Handle, Phase
 from insula.engine.health import check_for
 from insula.engine.healthrules import begun
 from insula.engine.hostfiles import hosts_text, resolv_text
-from insula.engine.joining import Namespaces, connect_all, host_text, nameservers, namespaces_of, need_address
+from insula.engine.joining import Namespaces, connect_all, host_text, nameservers, namespaces_of, publish_all
 from insula.engine.leftovers import leave_word
 from insula.engine.lifecycle import Verb
 from insula.engine.machines import machine_spec
@@ -193,9 +193,7 @@ async def _network(work: Start) -> None:
         work.undo.push(parts.networks.disconnect, resident.id)
         work.endpoints = await connect_all(parts, owner=resident.id, config=config, netns=work.namespaces.netns or "")
         if config.ports:
-            resident.published = tuple(
-                await parts.networks.publish(resident.id, need_address(work.endpoints), config.ports)
-            )
+            resident.published = tuple(await publish_all(parts, resident.id, config, work.endpoints))
     resident.endpoints = work.endpoints
     servers = await nameservers(parts, work.endpoints)
     await in_thread(write_names, parts, resident, hostname=work.hostname, nameservers=servers)
@@ -211,17 +209,18 @@ def write_names(parts: Parts, resident: Resident, *, hostname: str, nameservers:
     hosts = hosts_text(
         hostname=hostname,
         domainname=config.domainname,
-        addresses=[endpoint.address for endpoint in resident.endpoints],
+        addresses=[address for each in resident.endpoints for address in (each.address, each.address6)],
         extra_hosts=config.extra_hosts,
         gateway=resident.endpoints[0].gateway if resident.endpoints else "127.0.0.1",
         base=host_text("/etc/hosts") if of_host else None,
     )
     resolv = resolv_text(
         host_text("/etc/resolv.conf"),
-        nameservers=config.dns or nameservers,
+        nameservers=nameservers or config.dns,
         search=config.dns_search,
         options=config.dns_options,
         keep_local=of_host,
+        embedded=bool(nameservers),
     )
     _write_in_place(str(folder / "hosts"), hosts)
     _write_in_place(str(folder / "resolv.conf"), resolv)

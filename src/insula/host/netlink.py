@@ -31,9 +31,10 @@ _DUMP = 0x1 | 0x300
 _ERROR, _DONE, _OVERRUN = 2, 3, 4
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _GETADDR = 20, 22
-_NEWROUTE, _GETROUTE = 24, 26
+_NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NESTED = 0x8000
 _IFF_UP = 1
+_IFA_F_NODAD = 0x02
 _DEADLINE_S = 10.0
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
@@ -61,17 +62,19 @@ class Link(Struct, frozen=True, kw_only=True):
     mac: str = ""
     mtu: int = 0
     master: int = 0
+    group: int = 0
     up: bool = False
     running: bool = False
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """An IPv4 route; `destination` is a CIDR (0.0.0.0/0 for the default), `gateway` empty for one on the link."""
+    """A route; `destination` is a CIDR (0.0.0.0/0 or ::/0 for the default), `gateway` empty for one on the link."""
 
     destination: str
     gateway: str = ""
     index: int = 0
     table: int = 254
+    metric: int = 0
 
 
 # --- messages: pure --------------------------------------------------------------------------------------------
@@ -147,12 +150,15 @@ def set_link(
     return Request(_NEWLINK, ACCEPT, body, f"ip link set {name} {' '.join(words)}")
 
 
-def set_hairpin(name: str) -> Request:
+def set_bridge_port(name: str, *, isolated: bool = False) -> Request:
     """Let a bridge port get back what it sent: a container that asks for its own published port, where br_netfilter has the
-    bridge itself translate the address. The port must be on its bridge already."""
-    slave = _text(4, "bridge") + attribute(5 | _NESTED, attribute(4, b"\1"))  # IFLA_BRPORT_MODE
+    bridge itself translate the address. An isolated one exchanges nothing with other isolated ones, only with the bridge.
+    The port must be on its bridge already."""
+    told = attribute(4, b"\1") + attribute(33, b"\1" if isolated else b"\0")  # IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED
+    slave = _text(4, "bridge") + attribute(5 | _NESTED, told)
     body = _LINK.pack(0, 0, 0, 0, 0) + _text(3, name) + attribute(18 | _NESTED, slave)
-    return Request(_NEWLINK, ACCEPT, body, f"ip link set {name} type bridge_slave hairpin on")
+    words = f"hairpin on isolated {'on' if isolated else 'off'}"
+    return Request(_NEWLINK, ACCEPT, body, f"ip link set {name} type bridge_slave {words}")
 
 
 def delete_link(name: str) -> Request:
@@ -166,21 +172,74 @@ def delete_group(group: int) -> Request:
 
 
 def add_address(index: int, address: str, prefix: int) -> Request:
-    """Give an IPv4 address to an interface; having it already is fine."""
-    packed = ipaddress.IPv4Address(address).packed
-    broadcast = ipaddress.IPv4Interface(f"{address}/{prefix}").network.broadcast_address.packed
-    body = _ADDRESS.pack(socket.AF_INET, prefix, 0, 0, index)
-    body += attribute(2, packed) + attribute(1, packed) + attribute(4, broadcast)
+    """Give an address to an interface; having it already is fine. An IPv6 one is used at once, without asking the neighbours
+    for duplicates first: whoever chose it knows that it is free."""
+    packed = ipaddress.ip_address(address).packed
+    if ":" in address:
+        body = _ADDRESS.pack(socket.AF_INET6, prefix, _IFA_F_NODAD, 0, index) + attribute(1, packed)
+    else:
+        broadcast = ipaddress.IPv4Interface(f"{address}/{prefix}").network.broadcast_address.packed
+        body = _ADDRESS.pack(socket.AF_INET, prefix, 0, 0, index)
+        body += attribute(2, packed) + attribute(1, packed) + attribute(4, broadcast)
     return Request(_NEWADDR, ACCEPT | CREATE | REPLACE, body, f"ip addr replace {address}/{prefix} dev #{index}")
 
 
-def add_default_route(index: int, gateway: str, *, metric: int = 0) -> Request:
-    """The default route through a gateway; a lower metric wins, 0 is the lowest."""
-    body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0)
-    body += attribute(5, ipaddress.IPv4Address(gateway).packed) + _u32(4, index)
-    body += _u32(6, metric) if metric else b""
-    command = f"ip route replace default via {gateway} dev #{index} metric {metric}"
+def add_default_route(index: int, gateway: str, *, metric: int = 0, ipv6: bool = False) -> Request:
+    """The default route through a gateway, or straight onto the link for an empty one; a lower metric wins, 0 is the lowest
+    (for IPv6 the kernel takes 0 for 1024, so they begin with 1)."""
+    ipv6 = ipv6 or ":" in gateway
+    metric += 1 if ipv6 else 0
+    scope = 0 if gateway else 253  # RT_SCOPE_LINK
+    body = _ROUTE.pack(socket.AF_INET6 if ipv6 else socket.AF_INET, 0, 0, 0, 254, 3, 0 if ipv6 else scope, 1, 0)
+    body += attribute(5, ipaddress.ip_address(gateway).packed) if gateway else b""
+    body += _u32(4, index) + (_u32(6, metric) if metric else b"")
+    via = f"via {gateway} " if gateway else ""
+    command = f"ip {'-6 ' if ipv6 else ''}route replace default {via}dev #{index} metric {metric}"
     return Request(_NEWROUTE, ACCEPT | CREATE | REPLACE, body, command)
+
+
+def delete_default_route(index: int, metric: int, *, ipv6: bool = False) -> Request:
+    """Take away one default route of an interface. ESRCH when there is none."""
+    body = _ROUTE.pack(socket.AF_INET6 if ipv6 else socket.AF_INET, 0, 0, 0, 254, 0, 255, 1, 0)
+    body += _u32(4, index) + (_u32(6, metric) if metric else b"")
+    return Request(_DELROUTE, ACCEPT, body, f"ip route del default dev #{index} metric {metric}")
+
+
+def add_child(
+    kind: str,
+    name: str,
+    *,
+    parent: int,
+    data: bytes = b"",
+    mac: str = "",
+    mtu: int = 0,
+    group: int = 0,
+    netns_fd: int | None = None,
+) -> Request:
+    """An interface on top of another one (`macvlan`, `ipvlan`, `vlan`), or a `dummy` (parent 0), down; with `netns_fd` it
+    appears in that namespace. `data` is what its kind wants to know: `macvlan_data` and its neighbours."""
+    body = _LINK.pack(0, 0, 0, 0, 0) + _text(3, name) + (_u32(5, parent) if parent else b"")
+    body += (_mac(mac) if mac else b"") + (_u32(4, mtu) if mtu else b"") + _kind(kind, data)
+    body += (_u32(27, group) if group else b"") + (_u32(28, netns_fd) if netns_fd is not None else b"")
+    on = f"link #{parent} " if parent else ""
+    return Request(_NEWLINK, ACCEPT | CREATE | EXCLUSIVE, body, f"ip link add {name} {on}type {kind}")
+
+
+def macvlan_data(mode: str) -> bytes:
+    """IFLA_MACVLAN_MODE by its name in ip-link(8)."""
+    return _u32(1, {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}[mode])
+
+
+def ipvlan_data(mode: str, flag: str) -> bytes:
+    """IFLA_IPVLAN_MODE and IFLA_IPVLAN_FLAGS by their names in ip-link(8)."""
+    number = {"l2": 0, "l3": 1, "l3s": 2}[mode]
+    flags = {"bridge": 0, "private": 1, "vepa": 2}[flag]
+    return attribute(1, struct.pack("=H", number)) + attribute(2, struct.pack("=H", flags))
+
+
+def vlan_data(number: int) -> bytes:
+    """IFLA_VLAN_ID."""
+    return attribute(1, struct.pack("=H", number))
 
 
 # --- answers: pure ---------------------------------------------------------------------------------------------
@@ -217,19 +276,25 @@ def parse_link(body: bytes) -> Link:
         mac=found.get(1, b"").hex(":"),
         mtu=_number(found.get(4)),
         master=_number(found.get(10)),
+        group=_number(found.get(27)),
         up=bool(flags & _IFF_UP),
         running=bool(flags & 0x40),
     )
 
 
 def parse_route(body: bytes) -> Route:
-    """An RTM_NEWROUTE body of IPv4."""
-    _, prefix, _, _, table, *_ = _ROUTE.unpack_from(body)
+    """An RTM_NEWROUTE body of IPv4 or IPv6."""
+    family, prefix, _, _, table, *_ = _ROUTE.unpack_from(body)
     found = attributes(body[_ROUTE.size :])
-    destination = ipaddress.IPv4Address(found.get(1, b"\0\0\0\0"))
-    gateway = str(ipaddress.IPv4Address(found[5])) if 5 in found else ""
-    table = _number(found.get(15)) or table
-    return Route(destination=f"{destination}/{prefix}", gateway=gateway, index=_number(found.get(4)), table=table)
+    read = ipaddress.IPv6Address if family == socket.AF_INET6 else ipaddress.IPv4Address
+    destination = read(found[1]) if 1 in found else read(0)
+    return Route(
+        destination=f"{destination}/{prefix}",
+        gateway=str(read(found[5])) if 5 in found else "",
+        index=_number(found.get(4)),
+        table=_number(found.get(15)) or table,
+        metric=_number(found.get(6)),
+    )
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -342,11 +407,10 @@ class Rtnl(Netlink):
                 return None
             raise
 
-    def routes(self) -> list[Route]:
-        """All IPv4 routes of all tables but the kernel's own `local` one."""
-        question = Request(
-            _GETROUTE, _DUMP, _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0), "ip route show table all"
-        )
+    def routes(self, *, ipv6: bool = False) -> list[Route]:
+        """All routes of one family, of all tables but the kernel's own `local` one."""
+        family = socket.AF_INET6 if ipv6 else socket.AF_INET
+        question = Request(_GETROUTE, _DUMP, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), "ip route show table all")
         return [route for b in self._ask(question) if (route := parse_route(b)).table != 255]
 
     def addresses(self) -> list[tuple[int, str]]:

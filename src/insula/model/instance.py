@@ -99,21 +99,27 @@ class MountConfig(Struct, frozen=True, kw_only=True):
 
 
 class PortMapping(Struct, frozen=True, kw_only=True):
-    """A port published on the host. `host_port` 0 asks for any free one."""
+    """A port published on the host. `host_port` 0 asks for any free one; with `last_host_port` for a free one from
+    `host_port` up to that."""
 
     container_port: int
     protocol: Protocol = "tcp"
     host_ip: str = ""
     host_port: int = 0
+    last_host_port: int = 0
 
 
 class NetworkAttachment(Struct, frozen=True, kw_only=True):
-    """A wish to join a network, by its name or id; address and MAC empty for any."""
+    """A wish to join a network, by its name or id; addresses and MAC empty for any. The default route goes to the network with
+    the highest `priority`; `options` are the network driver's words for an end point."""
 
     network: str
     aliases: tuple[str, ...] = ()
     address: str = ""
     mac: str = ""
+    address6: str = ""
+    priority: int = 0
+    options: dict[str, str] = field(default_factory=dict)
 
 
 class DiskConfig(Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -10,8 +10,21 @@ from msgspec import Struct, field
 from insula.model.instance import PortMapping
 
 
+class AddressRange(Struct, frozen=True, kw_only=True):
+    """One subnet of a network, IPv4 or IPv6. Addresses are given from `ip_range` where it is set; `reserved` ones, each with
+    the name of what has it, are never given. `chosen` says that nobody asked for this subnet."""
+
+    subnet: str  # CIDR
+    gateway: str = ""
+    ip_range: str = ""
+    reserved: dict[str, str] = field(default_factory=dict)
+    chosen: bool = False
+
+
 class Network(Struct, frozen=True, kw_only=True):
-    """A segment: one layer-2 domain with its addresses. `driver` names the file of its type (bridge, host, none)."""
+    """A segment: one layer-2 domain with its addresses. `driver` names the file of its type (bridge, host, none, macvlan,
+    ipvlan). `ranges` are all its subnets; the first IPv4 one is `subnet`, `gateway` and `ip_range` too. One that is
+    `config_only` has no segment: it lends its settings to others, which name it in `config_from`."""
 
     id: str
     name: str
@@ -27,10 +40,16 @@ class Network(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
     builtin: bool = False
+    ranges: tuple[AddressRange, ...] = ()
+    ipam_options: dict[str, str] = field(default_factory=dict)
+    config_only: bool = False
+    config_from: str = ""
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """One instance's (or sandbox's) place on a segment. `tap` is set for machines, else `interface` lives in `netns`."""
+    """One instance's (or sandbox's) place on a segment. `tap` is set for machines, else `interface` lives in `netns`.
+    `resolvers` are asked for names that no network of the owner knows, instead of the host's. The end point with the highest
+    `priority` has the owner's default route, which is kept by `metric`; it goes straight onto the link with `on_link`."""
 
     id: str
     network: str  # network id
@@ -45,10 +64,19 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     tap: str = ""
     hostname: str = ""
     netns: str = ""  # path of the namespace, empty for a tap
+    address6: str = ""
+    prefix6: int = 0
+    gateway6: str = ""
+    resolvers: tuple[str, ...] = ()
+    priority: int = 0
+    metric: int = 0
+    on_link: bool = False
+    options: dict[str, str] = field(default_factory=dict)  # `com.docker.network.endpoint.*`
 
 
 class Published(Struct, frozen=True, kw_only=True):
-    """A port that is open on the host now; `host_port` is the one chosen."""
+    """A port that is open on the host now; `host_port` is the one chosen, 0 where the network is routed and the port is open
+    on the end point's own address."""
 
     owner: str
     host_ip: str
@@ -109,9 +137,14 @@ class Networks(Protocol):
         mac: str = "",
         aliases: Sequence[str] = (),
         hostname: str = "",
+        address6: str = "",
+        resolvers: Sequence[str] = (),
+        priority: int = 0,
+        options: Mapping[str, str] | None = None,
     ) -> Endpoint:
-        """Put a veth from the segment's bridge into the namespace, with address and default route. Raises Invalid for an
-        address outside, Conflict for a taken one, Unavailable when none is free."""
+        """Put an interface on the segment into the namespace, with addresses and default route. `resolvers`, `priority` and
+        `options` as in `Endpoint`. Raises Invalid for an address outside, Conflict for a taken one, Unavailable when none is
+        free."""
         ...
 
     async def connect_tap(
@@ -131,8 +164,9 @@ class Networks(Protocol):
     async def publish(
         self, owner: str, address: str, ports: Sequence[PortMapping], *, name: str = ""
     ) -> Sequence[Published]:
-        """Open ports on the host for an address. All or none. Raises Conflict naming the port that is taken, with Docker's
-        sentence, in which `name` is the instance's."""
+        """Open ports on the host for the end point of an address; none where its network has no way in (internal, macvlan).
+        All or none. Raises Conflict naming the port that is taken, with Docker's sentence, in which `name` is the
+        instance's."""
         ...
 
     async def unpublish(self, owner: str) -> None:

@@ -1,11 +1,13 @@
 """DNS for the segments: one server, listening on every segment's gateway address.
 
-    a zone registered with `set_zone` (the longest suffix wins)   →  its resolver
-    a name of an end point on the asker's segment, or its address →  A, PTR; AAAA and others empty
-    anything else                                                 →  the host's resolvers, with a deadline
+    a zone registered with `set_zone` (the longest suffix wins)      →  its resolver
+    a name of an end point on one of the asker's segments, or its    →  A, AAAA, PTR; others empty
+    address (the one that it asks on first)
+    anything else, from an asker that has a way out                  →  the asker's own resolvers, else the host's
 
-It listens on a port that the kernel chose, and the firewall brings port 53 of the gateway there: so neither a DNS server of
-the host on 0.0.0.0:53 nor a container that publishes port 53 is in the way. Only hosts of the segment get answers.
+Who asks is told by its address; no asker hears of segments that it is not on. The server listens on a port that the kernel
+chose, and the firewall brings port 53 of the gateway there: so neither a DNS server of the host on 0.0.0.0:53 nor a container
+that publishes port 53 is in the way. Only hosts of the segment get answers.
 
 `dnspackets` is loaded at the first query. Sources: RFC 1035, RFC 7766 (TCP).
 """
@@ -19,6 +21,8 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from insula.errors import InsulaError
 from insula.networks.contract import Endpoint, Network, Zone
@@ -36,6 +40,15 @@ _IDLE_S = 10.0
 _ZONE_S = 5.0
 
 
+class Asker(Struct, frozen=True, kw_only=True):
+    """What an asker may know: the names of its segments, and whom to ask for others, if anybody; no `resolvers` means the
+    host's."""
+
+    names: list[Names]
+    resolvers: tuple[str, ...] = ()
+    forward: bool = True
+
+
 class DnsServer:
     """The server of one node. Used on the event loop."""
 
@@ -44,6 +57,9 @@ class DnsServer:
         self._forwarder = Forwarder(resolv_conf, make_socket)
         self._zones: dict[str, Zone] = {}
         self._segments: dict[str, SegmentServer] = {}
+        self._names: dict[str, Names] = {}  # of every segment, by the network's id
+        self._askers: dict[str, dict[str, Endpoint]] = {}  # network's id to address to end point
+        self._places: dict[str, dict[str, Endpoint]] = {}  # owner to network's id to end point
         self.tasks = Tasks("dns")
 
     def set_zone(self, suffix: str, zone: Zone | None) -> None:
@@ -65,13 +81,38 @@ class DnsServer:
 
     def set_names(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
         """Replace what a segment knows."""
-        if server := self._segments.get(network.id):
-            server.names = Names(network, endpoints)
+        there = list(endpoints)
+        self._forget_places(network.id)
+        self._names[network.id] = Names(network, there)
+        self._askers[network.id] = {each.address: each for each in there if each.address}
+        for each in there:
+            self._places.setdefault(each.owner, {})[network.id] = each
+
+    def _forget_places(self, network_id: str) -> None:
+        for each in self._askers.pop(network_id, {}).values():
+            places = self._places.get(each.owner, {})
+            places.pop(network_id, None)
+            if not places:
+                self._places.pop(each.owner, None)
 
     async def forget(self, network_id: str) -> None:
         """Stop serving a segment."""
+        self._forget_places(network_id)
+        self._names.pop(network_id, None)
         if server := self._segments.pop(network_id, None):
             await server.close()
+
+    def asker(self, network_id: str, address: str) -> Asker:
+        """Who asks from an address of a segment: the host itself, or an end point with all that its owner is on."""
+        first = self._names.get(network_id)
+        here = self._askers.get(network_id, {}).get(address)
+        if here is None:
+            return Asker(names=[first] if first else [])
+        places = self._places[here.owner]
+        names = [self._names[id] for id in (network_id, *(id for id in places if id != network_id))]
+        ways_out = any(each.gateway or each.gateway6 for each in places.values())
+        resolvers = next((each.resolvers for each in places.values() if each.resolvers), ())
+        return Asker(names=names, resolvers=resolvers, forward=ways_out)
 
     async def close(self) -> None:
         """Stop serving all."""
@@ -84,8 +125,8 @@ class DnsServer:
         labels = name.lower().split(".")
         return next((z for i in range(len(labels)) if (z := self._zones.get(".".join(labels[i:])))), None)
 
-    async def resolve(self, query: dnslib.DNSRecord, packet: bytes, *, tcp: bool) -> bytes:
-        """What needs waiting: a zone, or the host's resolvers. Never raises but for cancellation."""
+    async def resolve(self, query: dnslib.DNSRecord, packet: bytes, asker: Asker, *, tcp: bool) -> bytes:
+        """What needs waiting: a zone, or other resolvers. Never raises but for cancellation."""
         from insula.networks import dnspackets
 
         name, kind = dnspackets.question(query)
@@ -93,8 +134,10 @@ class DnsServer:
             if zone := self.zone_of(name):
                 async with asyncio.timeout(_ZONE_S):
                     return dnspackets.answer(query, await zone(name, kind), tcp=tcp)
+            if not asker.forward:
+                return dnspackets.refuse(packet, 2)
             own = [server.gateway for server in self._segments.values()]
-            return await self._forwarder.ask(packet, tcp=tcp, own=own)
+            return await self._forwarder.ask(packet, tcp=tcp, own=own, servers=asker.resolvers)
         except (InsulaError, OSError) as fault:
             log.debug("dns query failed", extra={"query": name, "fault": str(fault)})
         except Exception:
@@ -107,9 +150,9 @@ class SegmentServer:
 
     def __init__(self, node: DnsServer, network: Network) -> None:
         self._node = node
+        self._id = network.id
         self._subnet = ipaddress.IPv4Network(network.subnet)
         self.gateway = network.gateway
-        self.names = Names(network, ())
         self.ports = (0, 0)
         self._udp: asyncio.DatagramTransport | None = None
         self._tcp: asyncio.Server | None = None
@@ -143,15 +186,18 @@ class SegmentServer:
         """Whether an asker is on the segment (or is the host itself, which asks from the gateway's address)."""
         return ipaddress.IPv4Address(address) in self._subnet
 
-    def known(self, query: dnslib.DNSRecord, *, tcp: bool) -> bytes | None:
-        """The answer when the segment itself knows it."""
+    def known(self, query: dnslib.DNSRecord, asker: Asker, *, tcp: bool) -> bytes | None:
+        """The answer when one of the asker's segments knows it."""
         from insula.networks import dnspackets
 
         name, kind = dnspackets.question(query)
         if self._node.zone_of(name):
             return None
-        records = self.names.lookup(name, kind)
-        return None if records is None else dnspackets.answer(query, records, tcp=tcp)
+        for names in asker.names:
+            records = names.lookup(name, kind)
+            if records is not None:
+                return dnspackets.answer(query, records, tcp=tcp)
+        return None
 
     def datagram(self, packet: bytes, asker: tuple[str, int]) -> None:
         """One UDP query. What the segment knows is answered at once, the rest by a task."""
@@ -160,14 +206,15 @@ class SegmentServer:
         if len(packet) < 12 or packet[2] & 0x80 or not self.allowed(asker[0]):
             return
         query = dnspackets.parse(packet)
-        reply = dnspackets.refuse(packet, 1) if query is None else self.known(query, tcp=False)
+        who = self._node.asker(self._id, asker[0])
+        reply = dnspackets.refuse(packet, 1) if query is None else self.known(query, who, tcp=False)
         if reply is not None:
             self._send(reply, asker)
         elif query is not None:
-            self._node.tasks.spawn(self._later(query, packet, asker), "query")
+            self._node.tasks.spawn(self._later(query, packet, who, asker), "query")
 
-    async def _later(self, query: dnslib.DNSRecord, packet: bytes, asker: tuple[str, int]) -> None:
-        self._send(await self._node.resolve(query, packet, tcp=False), asker)
+    async def _later(self, query: dnslib.DNSRecord, packet: bytes, who: Asker, asker: tuple[str, int]) -> None:
+        self._send(await self._node.resolve(query, packet, who, tcp=False), asker)
 
     def _send(self, reply: bytes, asker: tuple[str, int]) -> None:
         if self._udp and not self._udp.is_closing():
@@ -183,7 +230,7 @@ class SegmentServer:
                     async with asyncio.timeout(_IDLE_S):
                         size = int.from_bytes(await reader.readexactly(2), "big")
                         packet = await reader.readexactly(size)
-                    reply = await self._stream(packet)
+                    reply = await self._stream(packet, self._node.asker(self._id, asker[0]))
                     writer.write(len(reply).to_bytes(2, "big") + reply)
                     await writer.drain()
         except (OSError, EOFError):  # idle, gone, or cut off in the middle
@@ -192,7 +239,7 @@ class SegmentServer:
             self._connections -= 1
             writer.close()
 
-    async def _stream(self, packet: bytes) -> bytes:
+    async def _stream(self, packet: bytes, who: Asker) -> bytes:
         from insula.networks import dnspackets
 
         if len(packet) < 12:
@@ -200,7 +247,7 @@ class SegmentServer:
         query = dnspackets.parse(packet)
         if query is None:
             return dnspackets.refuse(packet, 1)
-        return self.known(query, tcp=True) or await self._node.resolve(query, packet, tcp=True)
+        return self.known(query, who, tcp=True) or await self._node.resolve(query, packet, who, tcp=True)
 
 
 class _Datagrams(asyncio.DatagramProtocol):

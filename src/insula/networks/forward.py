@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 from insula.errors import DeadlineExceeded, Unavailable
@@ -52,9 +52,10 @@ class Forwarder:
             self._servers, self._seen = [], None
         return self._servers
 
-    async def ask(self, query: bytes, *, tcp: bool, own: Collection[str] = ()) -> bytes:
-        """The first answer of a resolver. Raises Unavailable, DeadlineExceeded."""
-        servers = [server for server in self.servers() if server not in own]
+    async def ask(self, query: bytes, *, tcp: bool, own: Collection[str] = (), servers: Sequence[str] = ()) -> bytes:
+        """The first answer of a resolver: of `servers`, or of the host's where none are given. Raises Unavailable,
+        DeadlineExceeded."""
+        servers = [server for server in servers or self.servers() if server not in own]
         if not servers:
             raise Unavailable(f"{self._path} names no resolver.")
         if self._open.locked():

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from insula.errors import Forbidden
 from insula.networks.contract import Network
-from insula.networks.type import View
+from insula.networks.type import Unattached, View
 
 
-class Host:
+class Host(Unattached):
     """Instances on it run in the host's network namespace (`network_mode` host); they have no end point."""
 
     driver = "host"
     summary = "the host's own network, without isolation"
-    has_segment = False
 
     def complete(self, wish: Network, view: View) -> Network:
         """There is exactly one."""

@@ -2,7 +2,8 @@
 
 Every method blocks and is run by `Kernel.call`; the thread carries them out one after the other, which costs nothing: the
 kernel takes one lock for all of these anyway. Names of interfaces: PREFIX0 is the default bridge, PREFIX + b, v or t + 8
-hex digits a bridge, veth or tap; nothing else in the system is touched.
+hex digits a bridge, veth or tap; what is made under another name (a VLAN of a macvlan network) is put into a link group of
+our own. Nothing else in the system is touched.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import re
 import secrets
 import socket
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from insula.errors import Conflict, HostFault, Unavailable
+from insula.errors import Conflict, HostFault, NotFound, Unavailable
 from insula.host import netlink, netns
 from insula.host.netlink import Link, Route, Rtnl
 from insula.host.nft import Nft
-from insula.networks import firewall
+from insula.networks import firewall, options
 from insula.networks.contract import Endpoint, Network, Published
+from insula.networks.ranges import ranges_of, version_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +39,15 @@ def host_mac() -> str:
     return "fe:" + secrets.token_bytes(5).hex(":")
 
 
+def _default_routes(endpoint: Endpoint, index: int) -> list[netlink.Request]:
+    found = []
+    if endpoint.gateway or endpoint.on_link:
+        found.append(netlink.add_default_route(index, endpoint.gateway, metric=endpoint.metric))
+    if endpoint.gateway6:
+        found.append(netlink.add_default_route(index, endpoint.gateway6, metric=endpoint.metric))
+    return found
+
+
 class Kernel:
     """The host's network namespace as one node's networks use it. `host_netns` is a path, empty for the process's own."""
 
@@ -44,6 +56,7 @@ class Kernel:
         self.host_netns = host_netns
         self._thread = netns.NamespaceThread(f"insula-net-{prefix}", host_netns)
         self._own = re.compile(re.escape(prefix) + r"(0|[bvt][0-9a-f]{8})")
+        self.group = zlib.crc32(f"insula {prefix}".encode()) | 1  # of interfaces that do not carry our prefix
         self._rtnl: Rtnl | None = None
         self._nft: Nft | None = None
 
@@ -82,6 +95,16 @@ class Kernel:
         """Let the host route between its interfaces, as every container engine does. Raises HostFault."""
         netns.sysctl("ipv4/ip_forward", "1")
 
+    def prepare_ipv6(self) -> None:
+        """The same for IPv6. Forwarding makes the kernel deaf to router advertisements, which uplinks may have their own
+        address and default route from: those that listened go on listening. Raises HostFault."""
+        if Path("/proc/sys/net/ipv6/conf/all/forwarding").read_text().strip() == "1":
+            return
+        for setting in Path("/proc/sys/net/ipv6/conf").glob("*/accept_ra"):
+            if setting.read_text().strip() == "1":
+                netns.sysctl(f"ipv6/conf/{setting.parent.name}/accept_ra", "2")
+        netns.sysctl("ipv6/conf/all/forwarding", "1")
+
     def default_mtu(self) -> int:
         """The MTU of the interface that the default route uses, so that nothing is fragmented on its way out; else 1500."""
         links = {link.index: link for link in self.rtnl.links()}
@@ -93,11 +116,12 @@ class Kernel:
     def foreign_routes(self) -> list[Route]:
         """The host's routes besides those over our own bridges."""
         own = {link.index for link in self.own_links()}
-        return [route for route in self.rtnl.routes() if route.index not in own]
+        routes = [*self.rtnl.routes(), *(self.rtnl.routes(ipv6=True) if _IPV6.exists() else ())]
+        return [route for route in routes if route.index not in own]
 
     def own_links(self) -> list[Link]:
-        """Interfaces that carry one of our names."""
-        return [link for link in self.rtnl.links() if self._own.fullmatch(link.name)]
+        """Interfaces that carry one of our names, or our group."""
+        return [link for link in self.rtnl.links() if self._own.fullmatch(link.name) or link.group == self.group]
 
     def lock_subnets(self, deadline_s: float = 10.0) -> socket.socket:
         """Hold the right to choose a subnet on this host until the socket is closed: an abstract Unix socket, which lives in
@@ -117,20 +141,32 @@ class Kernel:
     # --- segments
 
     def ensure_bridge(self, network: Network, mtu: int) -> None:
-        """Make a segment's bridge with its gateway address, or mend one that is there."""
-        name, prefix = network.bridge, int(network.subnet.partition("/")[2])
+        """Make a segment's bridge with its gateway addresses, or mend one that is there."""
+        name = network.bridge
         link = self.rtnl.link(name)
         if link and link.kind != "bridge":
             raise Conflict(f"The host has an interface {name} already and it is not a bridge.", field="bridge")
         if not link:
             mac = "02:42:" + secrets.token_bytes(4).hex(":")
             self.rtnl.run(netlink.add_bridge(name, mac=mac, mtu=mtu), ignore=(errno.EEXIST,))
-        for setting in (f"ipv6/conf/{name}/disable_ipv6", f"ipv4/conf/{name}/route_localnet"):
-            if not setting.startswith("ipv6") or _IPV6.exists():
-                netns.sysctl(setting, "1")
+        self._settle_bridge(network)
         index = self.bridge_index(name)
         alive = netlink.set_link(name, up=True, group=0)  # a killed removal may have marked it
-        self.rtnl.run(alive, netlink.add_address(index, network.gateway, prefix))
+        addresses = [
+            netlink.add_address(index, each.gateway, int(each.subnet.partition("/")[2]))
+            for each in ranges_of(network)
+            if each.gateway and options.has_gateway(network, version_of(each.subnet))
+        ]
+        self.rtnl.run(alive, *addresses)
+
+    def _settle_bridge(self, network: Network) -> None:
+        netns.sysctl(f"ipv4/conf/{network.bridge}/route_localnet", "1")
+        if not _IPV6.exists():
+            return
+        if network.ipv6:
+            self.prepare_ipv6()
+            netns.sysctl(f"ipv6/conf/{network.bridge}/accept_ra", "0")
+        netns.sysctl(f"ipv6/conf/{network.bridge}/disable_ipv6", "0" if network.ipv6 else "1")
 
     def has_interface(self, name: str) -> bool:
         """Whether the host has an interface of this name."""
@@ -138,26 +174,26 @@ class Kernel:
 
     def remove_links(self, names: Iterable[str]) -> None:
         """Remove interfaces, all at the price of one. Missing ones are fine."""
-        dying = [netlink.set_link(name, up=False, group=_DYING) for name in names]
+        dying = [netlink.set_link(name, up=False, group=_DYING) for name in names if name]
         if dying:
             self.rtnl.run(*dying, ignore=(errno.ENODEV,))
             self.reap()
 
     def bridge_index(self, name: str) -> int:
-        """Raises HostFault when somebody removed it."""
+        """The index of a bridge, or of another interface that end points hang on. Raises HostFault when somebody removed it."""
         link = self.rtnl.link(name)
         if link is None:
-            message = f"The bridge {name} has disappeared from the host; restart Insula to have it made again."
+            message = f"The interface {name} has disappeared from the host; restart Insula to have it made again."
             raise HostFault(message, command=f"ip link show {name}", code=errno.ENODEV)
         return link.index
 
     # --- end points
 
-    def attach_veth(self, endpoint: Endpoint, bridge: str, mtu: int) -> None:
-        """Put an end point into its namespace: pair, bridge port, MAC, address, route. On failure nothing is left."""
+    def attach_veth(self, endpoint: Endpoint, network: Network, mtu: int) -> None:
+        """Put an end point into its namespace: pair, bridge port, MAC, addresses, routes. On failure nothing is left."""
         with contextlib.ExitStack() as undo:
             namespace = undo.enter_context(open(endpoint.netns, "rb", buffering=0))
-            master = self.bridge_index(bridge)
+            master = self.bridge_index(network.bridge)
             cleanup = undo.enter_context(contextlib.ExitStack())
             pair = netlink.add_veth(
                 endpoint.host_interface,
@@ -168,59 +204,97 @@ class Kernel:
                 peer_netns_fd=namespace.fileno(),
             )
             cleanup.callback(self._remove_quietly, endpoint.host_interface)
-            self.rtnl.run(pair, *self._veth_port(endpoint.host_interface, master))
-            self._settle_inside(endpoint, namespace.fileno())
+            self.rtnl.run(pair, *self._ports(endpoint.host_interface, master, network))
+            self.settle_inside(endpoint, namespace.fileno())
             cleanup.pop_all()
 
     def _port(self, name: str, master: int) -> netlink.Request:
         return netlink.set_link(name, master=master, group=0, up=True, no_ipv6=_IPV6.exists())
 
-    def _veth_port(self, name: str, master: int) -> tuple[netlink.Request, ...]:
-        return self._port(name, master), netlink.set_hairpin(name)
+    def _ports(self, name: str, master: int, network: Network) -> tuple[netlink.Request, ...]:
+        isolated = not options.flag(network.options, options.ICC, default=True)
+        return self._port(name, master), netlink.set_bridge_port(name, isolated=isolated)
 
-    def _settle_inside(self, endpoint: Endpoint, namespace: int) -> None:
-        """Address and routes. Each of an owner's interfaces gets a default route, eth0's with the best metric, so that the
-        next one takes over when its network is disconnected."""
+    def settle_inside(self, endpoint: Endpoint, namespace: int) -> None:
+        """Settings, addresses and the default route of an end point's interface, which is in its namespace already."""
         with netns.inside(namespace), Rtnl() as inner:
             link = inner.link(endpoint.interface)
             if link is None:
                 raise HostFault(f"{endpoint.interface} has disappeared from {endpoint.netns}.")
-            requests = [
-                netlink.set_link(endpoint.interface, up=True),
-                netlink.add_address(link.index, endpoint.address, endpoint.prefix),
-            ]
-            if endpoint.gateway:
-                metric = int(endpoint.interface.removeprefix("eth"))
-                requests.append(netlink.add_default_route(link.index, endpoint.gateway, metric=metric))
-            inner.run(*requests)
+            if endpoint.address6:
+                for name, value in (("accept_dad", "0"), ("accept_ra", "0"), ("disable_ipv6", "0")):
+                    netns.sysctl(f"ipv6/conf/{endpoint.interface}/{name}", value)
+            for name, value in options.sysctls(endpoint.options):
+                netns.sysctl(name.removeprefix("net.").replace(".", "/").replace("IFNAME", endpoint.interface), value)
+            requests = [netlink.set_link(endpoint.interface, up=True)]
+            if endpoint.address:
+                requests.append(netlink.add_address(link.index, endpoint.address, endpoint.prefix))
+            if endpoint.address6:
+                requests.append(netlink.add_address(link.index, endpoint.address6, endpoint.prefix6))
+            inner.run(*requests, *_default_routes(endpoint, link.index))
 
-    def attach_tap(self, tap: str, bridge: str, mtu: int) -> None:
+    def reroute(self, before: Sequence[Endpoint], after: Sequence[Endpoint]) -> None:
+        """Change which end point of a namespace has the default route: the new metrics are set before the old ones go."""
+        with netns.inside(after[0].netns), Rtnl() as inner:
+            index = {link.name: link.index for link in inner.links()}
+            present = [(old, new, index[old.interface]) for old, new in zip(before, after, strict=True)
+                       if old.interface in index]  # fmt: skip
+            inner.run(*(request for _, new, at in present for request in _default_routes(new, at)))
+            stale = [
+                netlink.delete_default_route(at, old.metric + ipv6, ipv6=bool(ipv6))
+                for old, _, at in present
+                for ipv6, there in ((0, old.gateway or old.on_link), (1, old.gateway6))
+                if there
+            ]
+            if stale:
+                inner.run(*stale, ignore=(errno.ESRCH,))
+
+    def attach_tap(self, tap: str, network: Network, mtu: int) -> None:
         """Make a machine's tap, or keep the one that a running machine holds, and put it on the bridge."""
         with contextlib.ExitStack() as undo:
             if self.rtnl.link(tap) is None:
                 undo.callback(self._remove_quietly, tap)
                 netlink.add_tap(tap)
-            master = self.bridge_index(bridge)
-            self.rtnl.run(netlink.set_link(tap, mtu=mtu), self._port(tap, master))
+            master = self.bridge_index(network.bridge)
+            self.rtnl.run(netlink.set_link(tap, mtu=mtu), *self._ports(tap, master, network))
             undo.pop_all()
 
-    def mend_veth(self, endpoint: Endpoint, bridge: str, mtu: int) -> None:
+    def mend_veth(self, endpoint: Endpoint, network: Network, mtu: int) -> None:
         """After a restart: keep the pair when both ends are there, else make it again. Raises NotFound without namespace."""
-        link = self.rtnl.link(endpoint.host_interface)
-        with netns.inside(endpoint.netns), Rtnl() as inner:
-            whole = link is not None and inner.link(endpoint.interface) is not None
-        if not whole:
+        if self.rtnl.link(endpoint.host_interface) is None or not self.is_inside(endpoint):
             self.remove_links([endpoint.host_interface])
-            self.attach_veth(endpoint, bridge, mtu)
+            self.attach_veth(endpoint, network, mtu)
             return
-        self.rtnl.run(*self._veth_port(endpoint.host_interface, self.bridge_index(bridge)))
+        self.rtnl.run(*self._ports(endpoint.host_interface, self.bridge_index(network.bridge), network))
         with open(endpoint.netns, "rb", buffering=0) as namespace:
-            self._settle_inside(endpoint, namespace.fileno())
+            self.settle_inside(endpoint, namespace.fileno())
+
+    def is_inside(self, endpoint: Endpoint) -> bool:
+        """Whether an end point's interface is in its namespace. Raises NotFound without namespace."""
+        with netns.inside(endpoint.netns), Rtnl() as inner:
+            return inner.link(endpoint.interface) is not None
+
+    def attach_child(self, endpoint: Endpoint, kind: str, parent: str, data: bytes, mtu: int) -> None:
+        """Put an interface on top of a host's one into the end point's namespace. On failure nothing is left."""
+        with open(endpoint.netns, "rb", buffering=0) as namespace, contextlib.ExitStack() as cleanup:
+            child = netlink.add_child(
+                kind, endpoint.interface, parent=self.bridge_index(parent), data=data, mac=endpoint.mac, mtu=mtu,
+                netns_fd=namespace.fileno(),
+            )  # fmt: skip
+            cleanup.callback(self.remove_inside, endpoint)
+            self.rtnl.run(child)
+            self.settle_inside(endpoint, namespace.fileno())
+            cleanup.pop_all()
+
+    def remove_inside(self, endpoint: Endpoint) -> None:
+        """Remove an end point's interface from its namespace. Neither being there is fine."""
+        with contextlib.suppress(NotFound, HostFault), netns.inside(endpoint.netns), Rtnl() as inner:
+            inner.run(netlink.delete_link(endpoint.interface), ignore=(errno.ENODEV,))
 
     def detach(self, names: Sequence[str]) -> None:
         """Cut interfaces off at once; `reap` removes them."""
-        if names:
-            cut = [netlink.set_link(name, up=False, master=0, group=_DYING) for name in names]
+        cut = [netlink.set_link(name, up=False, master=0, group=_DYING) for name in names if name]
+        if cut:
             self.rtnl.run(*cut, ignore=(errno.ENODEV,))
 
     def reap(self) -> None:

@@ -13,23 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import re
-import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
-from insula.errors import Conflict, HostFault, InsulaError, Invalid
+from insula.errors import HostFault, InsulaError, Invalid, NotFound
 from insula.host import netns as namespaces
 from insula.model.instance import PortMapping
-from insula.networks import firewall, ipam, probe
-from insula.networks.bridge import HOST_IP_OPTION, mtu_of
+from insula.networks import firewall, ipam, options, probe, ranges
 from insula.networks.contract import Endpoint, Network, Published, Zone
 from insula.networks.dns import DnsServer
 from insula.networks.kernel import Kernel
@@ -37,6 +34,7 @@ from insula.networks.ledger import Ledger, LedgerFile
 from insula.networks.pool import NamespacePool
 from insula.networks.ports import PortTable
 from insula.networks.recovery import orphans
+from insula.networks.reserve import Wish, by_rank, reserve
 from insula.networks.segments import NAME, Segments
 from insula.tasks import Tasks, in_thread
 
@@ -71,7 +69,7 @@ class NodeNetworks:
         self._state_dir = state_dir
         self._kernel = Kernel(prefix, table, host_netns)
         self._file = LedgerFile(state_dir / "networks.json", self._snapshot)
-        self._last_address: dict[str, str] = {}
+        self._last_address: dict[str, dict[str, str]] = {}  # network to subnet to the address given last
         self._ports = PortTable()
         self._dns = DnsServer(resolv_conf, self._make_socket)
         self._segments = Segments(self._kernel, self._dns, self._ports, pools, self._save_durably)
@@ -102,12 +100,11 @@ class NodeNetworks:
         self._segments.networks = {n.id: n for n in ledger.networks}
         self._segments.endpoints = {e.id: e for e in ledger.endpoints}
         await self._kernel.call(self._kernel.prepare_host)
+        self._segments.pools = (*self._segments.pools, ipam.ula_pool(await in_thread(_seed, self._state_dir)))
         self._segments.default_mtu = await self._kernel.call(self._kernel.default_mtu)
         await self._kernel.call(self._ports.restore, ledger.published)
         await self._segments.ensure_builtin(self._default_subnet)
-        for network in self._segments.segmented():
-            await self._segments.bring_up(network)
-        await self._kernel.call(self._segments.apply_table)
+        await self._segments.bring_up_all()
         await self._kernel.call(self._kernel.open_docker_user)
         self._pool.start()
 
@@ -152,16 +149,14 @@ class NodeNetworks:
         lost = orphans(self._segments.endpoints.values(), self._ports.all(), keep, dead)
         for endpoint in lost.endpoints:
             del self._segments.endpoints[endpoint.id]
-        expected = {e.host_interface for e in self._segments.endpoints.values()} | {
-            n.bridge for n in self._segments.segmented()
-        }
+        expected = {e.host_interface for e in self._segments.endpoints.values()} | self._segments.interfaces()
         await self._kernel.call(self._prune, expected, lost.published)
         for path in await in_thread(lambda: list(self._netns_dir.iterdir())):
             if path.name not in keep:
                 await in_thread(namespaces.unbind, path)
         for endpoint in list(self._segments.endpoints.values()):
             try:
-                await self._kernel.call(self._place, endpoint, self._segments.networks[endpoint.network])
+                await self._kernel.call(self._segments.mend, endpoint)
             except (InsulaError, OSError) as fault:  # one lost end point must not keep the others from recovering
                 log.error("an end point cannot be made again", extra={"owner": endpoint.owner, "fault": str(fault)})
         for network in self._segments.segmented():
@@ -226,99 +221,77 @@ class NodeNetworks:
         mac: str = "",
         aliases: Sequence[str] = (),
         hostname: str = "",
+        address6: str = "",
+        resolvers: Sequence[str] = (),
+        priority: int = 0,
+        options: Mapping[str, str] | None = None,
     ) -> Endpoint:
-        """Put a veth into the namespace. Connecting the same owner, network and namespace again mends what is there."""
+        """Put an interface into the namespace. Connecting the same owner, network and namespace again mends what is there."""
         segment = self._segments.segment(network)
         if there := self._endpoint(owner, segment.id):
             if there.netns == netns:
-                await self._kernel.call(self._place, there, segment)
+                await self._kernel.call(self._segments.mend, there)
                 return there
             await self.disconnect(owner, segment.id)
-        endpoint = self._reserve(segment, owner, address, mac, aliases, hostname, netns=netns)
-        return await self._join(endpoint, segment)
+        wish = Wish(
+            owner=owner,
+            netns=netns,
+            address=address,
+            address6=address6,
+            mac=mac,
+            aliases=tuple(aliases),
+            hostname=hostname,
+            resolvers=tuple(resolvers),
+            priority=priority,
+            options=dict(options or {}),
+        )
+        return await self._join(self._reserve(segment, wish), segment)
 
     async def connect_tap(
         self, network: str, owner: str, *, mac: str = "", address: str = "", hostname: str = ""
     ) -> Endpoint:
         """Make a tap on the bridge for a machine and a DHCP lease for its MAC. Repeatable."""
-        segment = self._segments.segment(network)
+        segment = self._segments.segment(network, bridged=True)
         if there := self._endpoint(owner, segment.id):
-            await self._kernel.call(self._place, there, segment)
+            await self._kernel.call(self._segments.mend, there)
             return there
-        return await self._join(self._reserve(segment, owner, address, mac, (), hostname), segment)
+        wish = Wish(owner=owner, address=address, mac=mac, hostname=hostname)
+        return await self._join(self._reserve(segment, wish), segment)
 
-    def _reserve(
-        self,
-        network: Network,
-        owner: str,
-        address: str,
-        mac: str,
-        aliases: Sequence[str],
-        hostname: str,
-        *,
-        netns: str = "",
-    ) -> Endpoint:
+    def _reserve(self, network: Network, wish: Wish) -> Endpoint:
         """Choose and record an end point, without waiting. Raises Invalid, Conflict, Unavailable."""
-        subnet = ipaddress.IPv4Network(network.subnet)
-        there = [e for e in self._segments.endpoints.values() if e.network == network.id]
-        taken = {network.gateway, *(e.address for e in there)}
-        asked = bool(address)
-        if asked:
-            address = ipam.check_address(subnet, address, taken)
-        else:
-            last = self._last_address.get(network.id, "")
-            address = ipam.choose_address(subnet, taken, ip_range=network.ip_range, last=last)
-        mac = ipam.check_mac(mac) if mac else ipam.mac_of(address)
-        if any(e.mac == mac for e in there):
-            raise Conflict(f"The MAC address {mac} is taken on network {network.name}.", field="mac")
-        host_interface = f"{self._kernel.prefix}{'v' if netns else 't'}{secrets.token_hex(4)}"
-        endpoint = Endpoint(
-            id=secrets.token_hex(32),
-            network=network.id,
-            owner=owner,
-            interface=self._free_interface(netns) if netns else "",
-            host_interface=host_interface,
-            mac=mac,
-            address=address,
-            prefix=subnet.prefixlen,
-            gateway="" if network.internal else network.gateway,
-            aliases=tuple(aliases),
-            tap="" if netns else host_interface,
-            hostname=hostname,
-            netns=netns,
+        last = self._last_address.setdefault(network.id, {})
+        endpoint = self._segments.shape(
+            reserve(network, wish, self._segments.endpoints.values(), last, prefix=self._kernel.prefix)
         )
+        for given, asked in ((endpoint.address, wish.address), (endpoint.address6, wish.address6)):
+            if given and not asked:
+                last[ranges.range_with(network, given).subnet] = given
         self._segments.endpoints[endpoint.id] = endpoint
-        if not asked:
-            self._last_address[network.id] = address
         return endpoint
-
-    def _free_interface(self, netns: str) -> str:
-        used = {e.interface for e in self._segments.endpoints.values() if e.netns == netns}
-        return next(name for n in range(len(used) + 1) if (name := f"eth{n}") not in used)
 
     async def _join(self, endpoint: Endpoint, network: Network) -> Endpoint:
         try:
-            await self._kernel.call(self._place_new, endpoint, network)
+            await self._kernel.call(self._segments.attach, endpoint)
+            await self._rank(endpoint)
             await self._segments.announce(network)
             await self._file.save()
         except BaseException:
             await asyncio.shield(self._leave([endpoint]))
             raise
-        return endpoint
+        return self._segments.endpoints[endpoint.id]
 
-    def _place_new(self, endpoint: Endpoint, network: Network) -> None:
-        mtu = mtu_of(network, self._segments.default_mtu)
-        if endpoint.tap:
-            self._kernel.attach_tap(endpoint.tap, network.bridge, mtu)
-        else:
-            self._kernel.attach_veth(endpoint, network.bridge, mtu)
-
-    def _place(self, endpoint: Endpoint, network: Network) -> None:
-        mtu = mtu_of(network, self._segments.default_mtu)
-        if endpoint.tap:
-            self._kernel.attach_tap(endpoint.tap, network.bridge, mtu)
-        else:
-            self._kernel.mend_veth(endpoint, network.bridge, mtu)
+    async def _rank(self, endpoint: Endpoint) -> None:
+        """Give the default route to the end point of the same namespace that comes first, where another one has it."""
+        here = [e for e in self._segments.endpoints.values() if endpoint.netns and e.netns == endpoint.netns]
+        names = {network.id: network.name for network in self._segments.networks.values()}
+        ranked = by_rank(here, names)
+        if ranked == sorted(here, key=lambda each: each.metric):
+            return
+        first = max(each.metric for each in here) + 1
+        moved = [msgspec.structs.replace(each, metric=first + n) for n, each in enumerate(ranked)]
+        self._segments.endpoints.update({each.id: each for each in moved})
+        await self._kernel.call(self._kernel.reroute, ranked, moved)
 
     async def disconnect(self, owner: str, network: str = "") -> None:
         """Take the owner off one network or all. Repeatable."""
@@ -328,12 +301,12 @@ class NodeNetworks:
             return
         await self._leave(leaving)
         if wanted:  # the namespace lives on and must not show the interface any more
-            await self._kernel.call(self._kernel.reap)
+            await self._kernel.call(self._segments.vacate, leaving)
         elif self._reaping is None or self._reaping.done():
             self._reaping = self._tasks.spawn(self._reap_later(), "reap")
 
     async def _leave(self, leaving: Sequence[Endpoint]) -> None:
-        addresses = {e.address for e in leaving}
+        addresses = {address for e in leaving for address in (e.address, e.address6) if address}
         ports = [p for p in self._ports.all() if p.address in addresses]
         await self._kernel.call(self._cut_off, [e.host_interface for e in leaving], ports)
         for endpoint in leaving:
@@ -381,12 +354,15 @@ class NodeNetworks:
         a refusal."""
         if not ports:
             return []
-        endpoint = next((e for e in self._segments.endpoints.values() if e.address == address), None)
-        who = f"{name or owner[:12]} ({endpoint.id if endpoint else owner})"
-        host_ip = self._segments.networks[endpoint.network].options.get(HOST_IP_OPTION, "") if endpoint else ""
+        endpoint = self._at(address)
+        network = self._segments.networks[endpoint.network]
+        if network.internal or not self._segments.is_bridged(network):
+            return []
+        who = f"{name or owner[:12]} ({endpoint.id})"
+        host_ip = network.options.get(options.HOST_BINDING, "")
         if host_ip:
             ports = [p if p.host_ip else msgspec.structs.replace(p, host_ip=host_ip) for p in ports]
-        opened = await self._kernel.call(self._open_ports, owner, address, ports, who)
+        opened = await self._kernel.call(self._open_ports, owner, endpoint, ports, who)
         try:
             await self._file.save()
         except BaseException:
@@ -394,8 +370,25 @@ class NodeNetworks:
             raise
         return opened
 
-    def _open_ports(self, owner: str, address: str, ports: Sequence[PortMapping], who: str) -> Sequence[Published]:
-        opened, new = self._ports.take(owner, address, ports, who)
+    def _at(self, address: str) -> Endpoint:
+        found = next((e for e in self._segments.endpoints.values() if address and e.address == address), None)
+        if found is None:
+            raise NotFound(f"no end point has the address {address}", kind="endpoint", name=address)
+        return found
+
+    def _open_ports(
+        self, owner: str, endpoint: Endpoint, ports: Sequence[PortMapping], who: str
+    ) -> Sequence[Published]:
+        network = self._segments.networks[endpoint.network]
+        routed = {v: options.gateway_mode(network, v) == "routed" for v in (4, 6)}
+        behind = msgspec.structs.replace(
+            endpoint,
+            address="" if routed[4] else endpoint.address,
+            address6="" if routed[6] else endpoint.address6,
+        )
+        opened, new = self._ports.take(owner, behind, ports, who)
+        direct = [a for v, a in ((4, endpoint.address), (6, endpoint.address6)) if a and routed[v]]
+        opened = [*opened, *self._ports.open_routed(owner, direct, ports)]
         try:
             self._segments.apply_or_replace(firewall.add_ports(self._kernel.table, opened))
             self._kernel.forget_flows(new)
@@ -444,6 +437,15 @@ class NodeNetworks:
             endpoints=list(self._segments.endpoints.values()),
             published=self._ports.all(),
         )
+
+
+def _seed(state_dir: Path) -> str:
+    """What no other node shares: the machine's id where it has one (machine-id(5)), and the place of this Insula on it."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = socket.gethostname()
+    return f"{machine} {state_dir}"
 
 
 def _bind_fresh(fd: int, path: Path) -> None:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from insula.errors import Forbidden
 from insula.networks.contract import Network
-from insula.networks.type import View
+from insula.networks.type import Unattached, View
 
 
-class Nothing:
+class Nothing(Unattached):
     """Instances on it have a namespace with nothing but loopback (`network_mode` none)."""
 
     driver = "none"
     summary = "loopback only"
-    has_segment = False
 
     def complete(self, wish: Network, view: View) -> Network:
         """There is exactly one."""
         if any(network.driver == self.driver for network in view.networks):
-            raise Forbidden(f'only one instance of "{self.driver}" network is allowed', field="driver")
+            raise Forbidden('only one instance of "null" network is allowed', field="driver")
         return wish
 
     def refusal(self, network: Network) -> str:

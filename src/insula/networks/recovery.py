@@ -24,6 +24,6 @@ def orphans(
     endpoints = list(endpoints)
     lost = [e for e in endpoints if e.owner not in owners or e.netns in dead]
     gone = {e.id for e in lost}
-    addresses = {e.address for e in endpoints if e.id not in gone}
+    addresses = {address for e in endpoints if e.id not in gone for address in (e.address, e.address6)}
     ports = [p for p in published if p.owner not in owners or p.address not in addresses]
     return Orphans(endpoints=lost, published=ports)

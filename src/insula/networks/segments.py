@@ -12,17 +12,18 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from insula import clock
-from insula.errors import AlreadyExists, Conflict, Forbidden, HostFault, Invalid, NotFound, Unsupported
+from insula.errors import AlreadyExists, Conflict, Forbidden, HostFault, Invalid, NotFound
 from insula.host.netlink import Route
-from insula.networks import firewall, ipam
-from insula.networks.bridge import MASQUERADE_OPTION, mtu_of
+from insula.networks import firewall, ipam, options
+from insula.networks.configs import check_unused, inherit
 from insula.networks.contract import Endpoint, Network
 from insula.networks.dhcp import DhcpServer
 from insula.networks.dhcp_packet import Lease
 from insula.networks.dns import DnsServer
-from insula.networks.firewall import Segment
+from insula.networks.firewall import Segment, Side
 from insula.networks.kernel import Kernel
 from insula.networks.ports import PortTable
+from insula.networks.ranges import ranges_of
 from insula.networks.type import NetworkType, View, all_types
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class Segments:
         self.networks: dict[str, Network] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.default_mtu = 1500
-        self._kernel, self._dns, self._ports, self._pools, self._save = kernel, dns, ports, tuple(pools), save
+        self._kernel, self._dns, self._ports, self._save = kernel, dns, ports, save
+        self.pools = tuple(pools)
         self._dhcp = DhcpServer(kernel)
         self._firewall: dict[str, Segment] = {}
         self._types: dict[str, NetworkType] = all_types()
@@ -68,23 +70,42 @@ class Segments:
             for wish in wishes:
                 if wish.name not in names:
                     network = self._complete(wish, routes=())
-                    if network.bridge:
-                        await self._kernel.call(self._kernel.ensure_bridge, network, mtu_of(network, self.default_mtu))
+                    await self._kernel.call(self._prepare, network)
                     self.networks[network.id] = network
             await self._save()
         finally:
             lock.close()
 
+    async def bring_up_all(self) -> None:
+        """At start. A network whose parent interface the host has lost must not keep the others down."""
+        for network in self.networks.values():
+            try:
+                await self.bring_up(network)
+            except (HostFault, Invalid) as fault:
+                if self.is_bridged(network):
+                    raise
+                log.error("a network cannot be made again", extra={"network": network.name, "fault": str(fault)})
+        await self._kernel.call(self.apply_table)
+
+    def interfaces(self) -> set[str]:
+        """The names of the host's interfaces that the networks themselves stand on."""
+        known = [network for network in self.networks.values() if not network.config_only]
+        return {name for network in known if (name := self._types[network.driver].interface(self._kernel, network))}
+
     async def bring_up(self, network: Network) -> None:
-        """Bridge, DNS, and DHCP where machines are; the firewall follows in one go."""
-        await self._kernel.call(self._kernel.ensure_bridge, network, mtu_of(network, self.default_mtu))
-        udp, tcp = await self._dns.listen(network)
+        """What the network needs on the host; on a segment DNS, and DHCP where machines are; the firewall follows in one go."""
+        await self._kernel.call(self._prepare, network)
+        if not self.is_bridged(network):
+            return
+        udp, tcp = await self._dns.listen(network) if options.has_gateway(network, 4) else (0, 0)
+        sides = {version: side_of(network, version) for version in (4, 6)}
         self._firewall[network.id] = Segment(
             bridge=network.bridge,
-            subnet=network.subnet,
             gateway=network.gateway,
+            ipv4=sides[4] or Side(subnet=network.subnet),
+            ipv6=sides[6],
             internal=network.internal,
-            masquerade=network.options.get(MASQUERADE_OPTION, "true").lower() not in ("false", "0"),
+            within=options.flag(network.options, options.ICC, default=True),
             dns_udp=udp,
             dns_tcp=tcp,
         )
@@ -92,6 +113,33 @@ class Segments:
             await self.announce(network)
         except HostFault as fault:  # the rest of the node's networks work without this one's DHCP
             log.error("machines get no addresses", extra={"network": network.name, "fault": str(fault)})
+
+    def _prepare(self, network: Network) -> None:
+        if network.config_only:
+            return
+        self._types[network.driver].prepare(self._kernel, network, options.mtu(network, self.default_mtu))
+
+    def attach(self, endpoint: Endpoint) -> None:
+        """Put an end point's interface in place. Blocking."""
+        network = self.networks[endpoint.network]
+        self._types[network.driver].attach(self._kernel, endpoint, network, options.mtu(network, self.default_mtu))
+
+    def mend(self, endpoint: Endpoint) -> None:
+        """Keep an end point's interface where it is whole, else make it again. Blocking."""
+        network = self.networks[endpoint.network]
+        self._types[network.driver].mend(self._kernel, endpoint, network, options.mtu(network, self.default_mtu))
+
+    def vacate(self, leaving: Sequence[Endpoint]) -> None:
+        """Take interfaces out of namespaces that live on. Blocking."""
+        for endpoint in leaving:
+            if not endpoint.host_interface:
+                self._kernel.remove_inside(endpoint)
+        self._kernel.reap()
+
+    def shape(self, endpoint: Endpoint) -> Endpoint:
+        """A reserved end point as the type of its network has it."""
+        network = self.networks[endpoint.network]
+        return self._types[network.driver].shape(endpoint, network)
 
     def find(self, name_or_id: str) -> Network:
         """By name, id or unique prefix of an id. Raises NotFound, Invalid."""
@@ -107,17 +155,25 @@ class Segments:
             raise Invalid(f"network {name_or_id} is ambiguous ({len(matches)} matches found based on ID prefix)")
         raise NotFound(f"network {name_or_id} not found", kind="network", name=name_or_id)
 
-    def segment(self, name_or_id: str) -> Network:
-        """A network that takes end points. Raises NotFound, Forbidden."""
+    def segment(self, name_or_id: str, *, bridged: bool = False) -> Network:
+        """A network that takes end points, with `bridged` those of machines. Raises NotFound, Forbidden."""
         network = self.find(name_or_id)
         kind = self._types[network.driver]
-        if not kind.has_segment:
+        if network.config_only:
+            raise Forbidden(f"cannot connect to the configuration-only network {network.name}")
+        if not kind.takes_endpoints:
             raise Forbidden(kind.refusal(network))
+        if bridged and not kind.has_segment:
+            raise Forbidden(f"a machine cannot be connected to the {network.driver} network {network.name}")
         return network
+
+    def is_bridged(self, network: Network) -> bool:
+        """Whether there is a bridge, with DNS, DHCP and published ports."""
+        return self._types[network.driver].has_segment and not network.config_only
 
     def segmented(self) -> list[Network]:
         """The networks that have a bridge."""
-        return [n for n in self.networks.values() if self._types[n.driver].has_segment]
+        return [network for network in self.networks.values() if self.is_bridged(network)]
 
     async def create(self, network: Network) -> Network:
         """Make it; what is empty is chosen."""
@@ -140,7 +196,8 @@ class Segments:
             return made
 
     async def _make_segment(self, network: Network) -> None:
-        if await self._kernel.call(self._kernel.has_interface, network.bridge):
+        there = await self._kernel.call(self._kernel.has_interface, network.bridge) if network.bridge else False
+        if there:
             raise Conflict(f"The host has an interface {network.bridge} already.", field="bridge")
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._save)
@@ -156,15 +213,15 @@ class Segments:
 
     def _complete(self, wish: Network, routes: Sequence[Route]) -> Network:
         if wish.driver not in self._types:
-            known = ", ".join(sorted(self._types))
-            raise Unsupported(f"There is no network driver {wish.driver}; there are {known}.", field="driver")
+            raise NotFound(f'plugin "{wish.driver}" not found', kind="plugin", name=wish.driver)
         view = View(
             networks=list(self.networks.values()),
             routes=routes,
-            pools=self._pools,
+            pools=self.pools,
             prefix=self._kernel.prefix,
         )
-        network = self._types[wish.driver].complete(wish, view)
+        wish = inherit(wish, view.networks)
+        network = wish if wish.config_only else self._types[wish.driver].complete(wish, view)
         created = network.created or clock.rfc3339_nano(clock.now())
         return msgspec.structs.replace(network, id=network.id or secrets.token_hex(32), created=created)
 
@@ -178,6 +235,7 @@ class Segments:
                 raise Conflict(
                     f"error while removing network: network {network.name} id {network.id} has active endpoints"
                 )
+            check_unused(network, self.networks.values())
             del self.networks[network.id]
             try:
                 await self._tear_down(network)
@@ -190,15 +248,19 @@ class Segments:
         self._firewall.pop(network.id, None)
         await self._dns.forget(network.id)
         self._dhcp.forget(network.bridge)
+        if not network.config_only:
+            kind = self._types[network.driver]
+            await self._kernel.call(kind.clear, self._kernel, network)
         if network.bridge:
-            await self._kernel.call(self._kernel.remove_links, [network.bridge])
             await self._kernel.call(self.apply_table)
 
     async def announce(self, network: Network) -> None:
         """Tell DNS and DHCP who is on a segment."""
+        if not self.is_bridged(network):
+            return
         there = [e for e in self.endpoints.values() if e.network == network.id]
         self._dns.set_names(network, there)
-        mtu = mtu_of(network, self.default_mtu)
+        mtu = options.mtu(network, self.default_mtu)
         await self._dhcp.serve(network.bridge, [_lease(e, network, mtu) for e in there if e.tap])
 
     def apply_or_replace(self, commands: str) -> None:
@@ -216,6 +278,21 @@ class Segments:
     def stop_dhcp(self) -> None:
         """Let go of the DHCP sockets."""
         self._dhcp.close()
+
+
+def side_of(network: Network, version: int) -> Side | None:
+    """What the firewall knows of one IP version of a network."""
+    found = ranges_of(network, version)
+    if not found:
+        return None
+    mode = options.gateway_mode(network, version)
+    return Side(
+        subnet=found[0].subnet,
+        masquerade=options.masquerades(network, version),
+        source=options.source_address(network, version),
+        routed=mode == "routed",
+        open=mode == "nat-unprotected",
+    )
 
 
 def _lease(endpoint: Endpoint, network: Network, mtu: int) -> Lease:

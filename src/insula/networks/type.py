@@ -10,8 +10,9 @@ from typing import Protocol
 from msgspec import Struct
 
 from insula.host.netlink import Route
-from insula.networks.contract import Network
+from insula.networks.contract import Endpoint, Network
 from insula.networks.ipam import Pool
+from insula.networks.kernel import Kernel
 
 
 class View(Struct, frozen=True, kw_only=True):
@@ -25,19 +26,71 @@ class View(Struct, frozen=True, kw_only=True):
 
 
 class NetworkType(Protocol):
-    """One type."""
+    """One type. Methods that take a `Kernel` block and run on its thread."""
 
     driver: str
     summary: str
-    has_segment: bool  # whether there is a bridge, with addresses, DNS and end points
+    takes_endpoints: bool  # whether instances get interfaces on it
+    has_segment: bool  # whether there is a bridge, with DNS, DHCP, published ports and rules of the firewall
 
     def complete(self, wish: Network, view: View) -> Network:
         """Choose what was left open. Pure. Raises Invalid, Unavailable, Unsupported, Forbidden."""
         ...
 
     def refusal(self, network: Network) -> str:
-        """Why nothing can be connected to such a network; unused where there is a segment."""
+        """Why nothing can be connected to such a network; unused where something can."""
         ...
+
+    def interface(self, kernel: Kernel, network: Network) -> str:
+        """The host's interface that the network stands on, empty for none. Pure."""
+        ...
+
+    def shape(self, endpoint: Endpoint, network: Network) -> Endpoint:
+        """A reserved end point as this type has it. Pure."""
+        ...
+
+    def prepare(self, kernel: Kernel, network: Network, mtu: int) -> None:
+        """Make what the network needs on the host, or mend what is there. Repeatable. Raises Conflict, HostFault."""
+        ...
+
+    def clear(self, kernel: Kernel, network: Network) -> None:
+        """Remove that again. Repeatable."""
+        ...
+
+    def attach(self, kernel: Kernel, endpoint: Endpoint, network: Network, mtu: int) -> None:
+        """Put an end point's interface in place. On failure nothing is left. Raises HostFault."""
+        ...
+
+    def mend(self, kernel: Kernel, endpoint: Endpoint, network: Network, mtu: int) -> None:
+        """After a restart: keep the interface where it is whole, else make it again. Raises NotFound without namespace."""
+        ...
+
+
+class Unattached:
+    """The base of types whose instances have no interface of ours."""
+
+    takes_endpoints = False
+    has_segment = False
+
+    def interface(self, kernel: Kernel, network: Network) -> str:
+        """None."""
+        return ""
+
+    def shape(self, endpoint: Endpoint, network: Network) -> Endpoint:
+        """Never asked: `refusal` says why."""
+        return endpoint
+
+    def prepare(self, kernel: Kernel, network: Network, mtu: int) -> None:
+        """Nothing to make."""
+
+    def clear(self, kernel: Kernel, network: Network) -> None:
+        """Nothing to remove."""
+
+    def attach(self, kernel: Kernel, endpoint: Endpoint, network: Network, mtu: int) -> None:
+        """Never asked: `refusal` says why."""
+
+    def mend(self, kernel: Kernel, endpoint: Endpoint, network: Network, mtu: int) -> None:
+        """Never asked."""
 
 
 def all_types() -> dict[str, NetworkType]:
