@@ -15,7 +15,7 @@ from tests.contract.images_support import chunks, docker_archive, layer_tar, lef
 from tests.host.registry_support import ISSUER, SERVICE, Scripted, TokenServer, real_registry, serving
 from tests.host.test_registry import BASE, TOP, publish, put
 
-from insula.api.kube.pki import SERVER, Pki
+from insula.cli.issuer import Issuer
 from insula.errors import NotFound, Unavailable, Unsupported
 from insula.images.contract import Auth, Progress
 from insula.images.registries import Registries
@@ -62,9 +62,9 @@ async def test_the_registry_answers_when_no_mirror_can(stores: Any) -> None:
             await images.pull(f"{domain}/x:2")
 
 
-def tls(pki: Pki, folder: Path, *, asks: bool) -> ssl.SSLContext:
+def tls(pki: Issuer, folder: Path, *, asks: bool) -> ssl.SSLContext:
     """A server's context with a certificate for 127.0.0.1."""
-    made = pki.issue("registry", usage=SERVER, names=("127.0.0.1",))
+    made = pki.issue("registry", usage="server", names=("127.0.0.1",))
     (folder / "server.pem").write_bytes(made.certificate + made.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
@@ -76,7 +76,7 @@ def tls(pki: Pki, folder: Path, *, asks: bool) -> ssl.SSLContext:
 
 async def test_an_own_authority_and_a_client_certificate(stores: Any, tmp_path: Path) -> None:
     """127.0.0.1 is insecure by nature, so that only the client's side shows here; the server's is judged as `hub.test`."""
-    pki = await asyncio.to_thread(Pki, tmp_path / "pki")
+    pki = await asyncio.to_thread(Issuer, tmp_path / "pki")
     registry = Scripted()
     publish(registry, [TOP])
     async with serving(registry.app(), tls(pki, tmp_path, asks=True)) as domain:
@@ -94,7 +94,7 @@ async def test_an_own_authority_and_a_client_certificate(stores: Any, tmp_path: 
 
 
 async def test_a_certificate_that_nobody_known_signed_is_refused(stores: Any, tmp_path: Path) -> None:
-    pki = await asyncio.to_thread(Pki, tmp_path / "pki")
+    pki = await asyncio.to_thread(Issuer, tmp_path / "pki")
     registry = Scripted()
     publish(registry, [TOP])
     async with serving(registry.app(), tls(pki, tmp_path, asks=False)) as domain:

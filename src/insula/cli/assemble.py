@@ -59,6 +59,7 @@ class Running(Struct, frozen=True):
     docker: str
     node: str
     placing: Callable[[], Awaitable[None]]
+    docker_tcp: tuple[str, ...] = ()
 
 
 @asynccontextmanager
@@ -71,14 +72,16 @@ async def assembled(paths: Paths, settings: Settings) -> AsyncIterator[Running]:
         ahead.spawn(engine.probe(), "probe")
         gateway = (await engine.networks.get("default")).gateway  # where pods reach the API server
         making = ahead.spawn(in_thread(Pki, paths.pki, (gateway,)), "pki")
-        await _docker_door(paths, settings, engine, undo)
+        tcp = await _docker_door(paths, settings, engine, undo)
         verbs = await _store(paths, await kinds, undo)
         pki = await making
         url, port = await _kube_door(paths, settings, verbs, pki, gateway, undo)
         services = partial(_services, paths, settings, engine, gateway, port)
         client, caches = await _loops(paths, services, verbs, pki, undo)
         placing = partial(_placing, client, caches, undo)
-        yield Running(api=url, docker=str(paths.docker_socket), node=node_name(settings), placing=placing)
+        yield Running(
+            api=url, docker=str(paths.docker_socket), node=node_name(settings), placing=placing, docker_tcp=tcp
+        )
 
 
 async def _engine(paths: Paths, settings: Settings, undo: AsyncExitStack) -> NodeEngine:
@@ -88,11 +91,16 @@ async def _engine(paths: Paths, settings: Settings, undo: AsyncExitStack) -> Nod
     return engine
 
 
-async def _docker_door(paths: Paths, settings: Settings, engine: NodeEngine, undo: AsyncExitStack) -> None:
+async def _docker_door(paths: Paths, settings: Settings, engine: NodeEngine, undo: AsyncExitStack) -> tuple[str, ...]:
     identity = await in_thread(node_id, paths.data)
     info = NodeInfo(id=identity, name=node_name(settings), version=__version__, data_root=str(paths.data))
     served = await serve_unix(make_docker_app(engine, info=info), paths.docker_socket, group=settings.socket_group)
     undo.push_async_callback(served.close)
+    if not settings.docker_hosts:
+        return ()
+    from insula.cli import remote
+
+    return tuple(str(address) for address in await remote.opened(paths, settings, undo))
 
 
 async def _store(paths: Paths, registry: Registry, undo: AsyncExitStack) -> Verbs:

@@ -37,6 +37,7 @@ class Serving(Struct, frozen=True, kw_only=True):
     node: str = ""
     api: str = ""
     docker: str = ""
+    docker_tcp: tuple[str, ...] = ()
     unit: str = ""
     ready: bool = True
 

@@ -15,7 +15,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -27,7 +27,7 @@ from insula.cli import settings as settings_module
 from insula.cli.daemon import AlreadyRuns, Serving
 from insula.cli.errors import sentence
 from insula.cli.paths import Paths
-from insula.errors import DeadlineExceeded, HostFault, InsulaError, Unavailable
+from insula.errors import DeadlineExceeded, HostFault, InsulaError, Invalid, Unavailable
 
 if TYPE_CHECKING:
     from insula.cli.assemble import Running
@@ -37,12 +37,13 @@ _M_ARENA_MAX = -8  # mallopt(3)
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
-def foreground(paths: Paths, ready_fd: int = -1) -> None:
-    """Run until SIGTERM or SIGINT. What happens before readiness is told to `ready_fd` as well, where there is one."""
+def foreground(paths: Paths, ready_fd: int = -1, changed: Mapping[str, Any] | None = None) -> None:
+    """Run until SIGTERM or SIGINT. What happens before readiness is told to `ready_fd` as well, where there is one. `changed` are
+    settings that the command line gave."""
     try:
         with daemon.locked(paths) as file:
             daemon.write(file, _said())
-            settings = settings_module.load(paths.config)
+            settings = msgspec.structs.replace(settings_module.load(paths.config), **(changed or {}))
             logging.basicConfig(level=settings.log_level.upper(), format=_FORMAT)
             logging.getLogger("aiohttp.server").addFilter(_worth_a_word)
             paths.data.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -65,6 +66,7 @@ def _said(running: Running | None = None) -> Serving:
         node=running.node,
         api=running.api,
         docker=running.docker,
+        docker_tcp=running.docker_tcp,
         unit=name,
     )
 
@@ -138,7 +140,8 @@ def _ready(file: IO[bytes], said: Serving, ready_fd: int, took_s: float) -> None
 
 def doors_line(said: Serving) -> str:
     """Where the doors are, in one line."""
-    return f"Insula is ready (pid {said.pid}): Docker at unix://{said.docker}, Kubernetes at {said.api}"
+    doors = " and ".join((f"unix://{said.docker}", *said.docker_tcp))
+    return f"Insula is ready (pid {said.pid}): Docker at {doors}, Kubernetes at {said.api}"
 
 
 def _tell(ready_fd: int, message: dict[str, Any]) -> None:
@@ -155,17 +158,22 @@ def _notify(state: str) -> None:
             notify.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
-def started(paths: Paths) -> Serving:
+def started(paths: Paths, changed: Mapping[str, Any] | None = None) -> Serving:
     """Start a daemon in the background, as the systemd unit where `insula install` has made one, and wait until it is
     ready. Raises what it says when it cannot start."""
     if not (paths.unit.exists() and unit.runs_systemd()):
-        return detached(paths)
+        return detached(paths, changed)
+    if changed:
+        raise Invalid(
+            f"systemd starts this Insula, without {', '.join(changed)} of a command line",
+            hint=f"set it in {paths.config}",
+        )
     daemon.need_root()
     daemon.systemctl("start", paths.unit.name)
     return daemon.need_running(paths)
 
 
-def detached(paths: Paths) -> Serving:
+def detached(paths: Paths, changed: Mapping[str, Any] | None = None) -> Serving:
     """Start a daemon in the background and wait until it is ready. Raises what it says when it cannot start; two that start
     at once end with one daemon and no fault."""
     daemon.need_root()
@@ -173,7 +181,7 @@ def detached(paths: Paths) -> Serving:
     reader, writer = os.pipe()
     child = os.fork()  # and not a new interpreter, which would cost a tenth of the time to readiness
     if child == 0:
-        _child(paths, reader, writer)
+        _child(paths, reader, writer, changed)
     os.close(writer)
     try:
         with os.fdopen(reader, "rb") as pipe:
@@ -199,7 +207,7 @@ def _why(answer: dict[str, Any], status: int, log_file: Path) -> str:
     return f"Insula did not start: {answer.get('error') or ended}; its log is {log_file}"
 
 
-def _child(paths: Paths, reader: int, writer: int) -> NoReturn:
+def _child(paths: Paths, reader: int, writer: int, changed: Mapping[str, Any] | None) -> NoReturn:
     code = 1
     try:
         os.close(reader)
@@ -207,7 +215,7 @@ def _child(paths: Paths, reader: int, writer: int) -> NoReturn:
         os.setsid()
         os.chdir("/")
         _redirect(paths.log, keep=writer)
-        foreground(paths, writer)
+        foreground(paths, writer, changed)
         code = 0
     except InsulaError as fault:
         log.error("could not start: %s", fault)

@@ -23,6 +23,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     subnet: str = "10.88.0.0/16"
     service_subnet: str = "10.96.0.0/16"
     socket_group: str = "insula"
+    docker_hosts: tuple[str, ...] = ()
+    docker_names: tuple[str, ...] = ()
+    docker_tls: bool = True
+    docker_tls_ca: str = ""
+    docker_tls_cert: str = ""
+    docker_tls_key: str = ""
+    docker_plain_tcp: bool = False
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
     registry_certificates: tuple[str, ...] = CERTIFICATES
@@ -42,6 +49,13 @@ HELP: dict[str, str] = {
     "subnet": "IPv4 addresses of the default network; another free range is taken when the host already routes it",
     "service_subnet": "virtual addresses of Kubernetes Services",
     "socket_group": "the group that may use the Docker socket besides root",
+    "docker_hosts": "TCP addresses that the Docker door listens on besides its socket, as tcp://HOST[:PORT]",
+    "docker_names": "further names and addresses that clients call this machine by, for the door's certificate",
+    "docker_tls": "TLS with client certificates on those addresses; `false` works on loopback only",
+    "docker_tls_ca": "the authority of clients' certificates, a file; empty takes Insula's own (`insula docker cert`)",
+    "docker_tls_cert": "the certificate that the door shows, with docker_tls_ca",
+    "docker_tls_key": "its key",
+    "docker_plain_tcp": "lets `docker_tls: false` go beyond loopback: everybody who reaches the port is root here",
     "insecure_registries": "registries that may speak plain HTTP or show any certificate: host[:port] or an address range",
     "registry_mirrors": "asked before the registry: a URL stands before Docker Hub, HOST=URL before another registry",
     "registry_certificates": "folders with HOST[:PORT]/*.crt (authorities) and *.cert with *.key (what we show to it)",
@@ -80,6 +94,9 @@ def _check(settings: Settings) -> None:
     if not -1 <= settings.api_port <= 65535:
         raise ValueError(f"api_port {settings.api_port} is not a port; it must be -1 to 65535")
     check(registries(settings))
+    own = (settings.docker_tls_ca, settings.docker_tls_cert, settings.docker_tls_key)
+    if any(own) and not all(own):
+        raise ValueError("docker_tls_ca, docker_tls_cert and docker_tls_key go together")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise ValueError(f"log_level {settings.log_level!r} must be debug, info, warning or error")
 
