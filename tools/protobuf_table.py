@@ -2,11 +2,12 @@
 """Turn the published .proto files of Kubernetes into one compact table of field numbers, names and types.
 
     tools/protobuf_table.py -o src/insula/api/kube/protobuf_fields.json DIR...
+    tools/protobuf_table.py -o src/insula/api/kube/protobuf_fields.json --onto src/insula/api/kube/protobuf_fields.json tools/protobuf_newer
 
 Field numbers are facts of the published interface; the files themselves (Debian packages golang-k8s-api-dev,
 golang-k8s-apimachinery-dev and golang-k8s-apiextensions-apiserver-dev, or a checkout of kubernetes/kubernetes) are not needed
 afterwards. Directories are read in the given order and a message read later replaces an earlier one, so newer files come
-last. The types.go beside a .proto file says which scalars are pointers: only those are sent on purpose when zero.
+last. With `--onto` a table that exists is where it starts: `tools/protobuf_newer` holds what no package has yet. The types.go beside a .proto file says which scalars are pointers: only those are sent on purpose when zero.
 A message that the files lack in one version and have in another of its group is taken from there where the fields are the
 same, as graduations of an API keep the numbers.
 
@@ -33,8 +34,9 @@ _PACKAGE = re.compile(r"^package ([\w.]+);", re.MULTILINE)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _MESSAGE = re.compile(r"\bmessage (\w+) \{([^{}]*)\}")
 _FIELD = re.compile(
-    r"(?:(optional|repeated|required)\s+([\w.]+)|map<string, ([\w.]+)>)\s+(\w+) = (\d+)\s*;",
+    r"(?:(optional|repeated|required)\s+([\w.]+)|map<string, ([\w.]+)>)\s+(\w+) = (\d+)\s*(\??);",
 )
+_POINTER_REMARK = "; // pointer"  # in tools/protobuf_newer, which has no types.go beside it
 _SCALARS = {"string", "bytes", "bool", "int32", "int64", "double", "uint32", "uint64"}
 _PREFIXES = (
     ("k8s.io.apimachinery.pkg.apis.", ""),
@@ -55,6 +57,10 @@ _DEFINITIONS = (
 _RENAMED = {"apiextensions.v1.JSONSchemaProps": {"ref": "$ref", "schema": "$schema"}}
 
 
+# versions whose messages have other numbers than their siblings of the same fields
+_NOT_PROMOTED = {"scheduling.v1alpha3"}
+
+
 def short(package: str) -> str:
     """`k8s.io.api.core.v1` as `core.v1`."""
     for prefix, instead in _PREFIXES:
@@ -65,7 +71,7 @@ def short(package: str) -> str:
 
 def messages(text: str) -> Iterator[tuple[str, list[Row]]]:
     """The messages of one file with their rows."""
-    text = _COMMENT.sub("", text)
+    text = _COMMENT.sub("", text.replace(_POINTER_REMARK, "?;"))
     found = _PACKAGE.search(text)
     if found is None:
         return
@@ -74,8 +80,8 @@ def messages(text: str) -> Iterator[tuple[str, list[Row]]]:
         yield f"{package}.{name}", [_row(package, *each) for each in _FIELD.findall(body)]
 
 
-def _row(package: str, label: str, type_: str, map_value: str, name: str, number: str) -> Row:
-    mark = "%" if map_value else "*" if label == "repeated" else ""
+def _row(package: str, label: str, type_: str, map_value: str, name: str, number: str, pointer: str) -> Row:
+    mark = "%" if map_value else "*" if label == "repeated" else pointer
     return [int(number), name, mark + _typed(package, map_value or type_)]
 
 
@@ -115,6 +121,8 @@ def promote(table: Table) -> Iterator[str]:
             continue
         group, version, base = message.split(".")
         wanted = set(schemas.get(name).get("properties") or ()) - {"apiVersion", "kind"}
+        if f"{group}.{version}" in _NOT_PROMOTED:
+            continue
         siblings = [each for each in table if each.startswith(f"{group}.") and each.endswith(f".{base}")]
         for other in sorted(siblings, reverse=True):
             if wanted != set(_names(table, other)):
@@ -205,9 +213,10 @@ def main() -> int:
     """Read, name, write; say what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--onto", type=Path)
     parser.add_argument("folders", nargs="+", type=Path)
     options = parser.parse_args()
-    table: Table = {}
+    table: Table = json.loads(options.onto.read_text()) if options.onto else {}
     for folder in options.folders:
         for path in sorted(folder.rglob("*.proto")):
             go = path.with_name("types.go")

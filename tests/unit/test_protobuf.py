@@ -157,6 +157,35 @@ def test_a_kind_without_a_table_is_refused_clearly() -> None:
         protobuf.decode_object(body("example.com/v1", "Widget", b""))
 
 
+def test_kinds_that_are_new_in_this_version() -> None:
+    template = field(1, "t") + field(2, field(2, field(1, 3))) + field(5, field(1, b"")) + field(7, 0)
+    spec = field(1, field(1, "batch") + field(2, "Job") + field(3, "j")) + field(2, template)
+    workload = protobuf.decode_object(
+        body("scheduling.k8s.io/v1beta1", "Workload", field(1, meta("w")) + field(2, spec))
+    )
+    assert workload["spec"] == {
+        "controllerRef": {"apiGroup": "batch", "kind": "Job", "name": "j"},
+        "podGroupTemplates": [
+            {
+                "name": "t",
+                "schedulingPolicy": {"gang": {"minCount": 3}},
+                "disruptionMode": {"single": {}},
+                "priority": 0,
+            }
+        ],
+    }
+    spec = field(1, "a/b") + field(8, 3600) + field(12, b"\x01") + field(11, field(1, "k") + field(2, "v"))
+    request = protobuf.decode_object(
+        body("certificates.k8s.io/v1", "PodCertificateRequest", field(1, meta("p")) + field(2, spec))
+    )
+    assert request["spec"] == {
+        "signerName": "a/b",
+        "maxExpirationSeconds": 3600,
+        "stubPKCS10Request": "AQ==",
+        "unverifiedUserAnnotations": {"k": "v"},
+    }
+
+
 def test_nesting_is_bounded() -> None:
     schema = b""
     for _ in range(100):
