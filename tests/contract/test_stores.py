@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from insula.errors import AlreadyExists, Expired, Invalid, NotFound, StaleRevision, Unavailable
-from insula.store.contract import Change, Record, Store
+from insula.store.contract import Change, Paused, Record, Store
 from insula.store.memory import MemoryStore
 from insula.store.sqlite import SqliteStore
 
@@ -160,6 +160,99 @@ async def test_a_batch_is_all_that_came_or_progress(store: Store) -> None:
     assert await watch.batch() == []
 
 
+async def test_changes_are_handed_over_without_a_gap(store: Store) -> None:
+    for number in range(6):
+        await store.create(f"a/{number}", b"")
+    watch, seen = store.watch("a/", after=2), list[int]()
+
+    def take(changes: list[Change]) -> bool:
+        seen.extend(change.revision for change in changes)
+        return True
+
+    handing = asyncio.create_task(watch.hand(take))
+    for number in range(6, 10):
+        await store.create(f"a/{number}", b"")
+        await store.create(f"b/{number}", b"")
+    while len(seen) < 8:
+        await asyncio.sleep(0)
+    assert seen == [3, 4, 5, 6, 7, 9, 11, 13]
+    await watch.aclose()
+    assert await handing == Paused("closed", 14)
+
+
+async def test_a_hand_over_ends_in_time(store: Store) -> None:
+    watch = store.watch("a/")
+    await store.create("b/1", b"")
+    assert await watch.hand(lambda _: True, 0.01) == Paused("time", 1)
+    await store.create("a/1", b"")
+    taken: list[Change] = []
+    assert await watch.hand(lambda changes: bool(taken.extend(changes)) or True, 0.01) == Paused("time", 2)
+    assert [change.revision for change in taken] == [2]
+    await watch.aclose()
+
+
+async def test_who_is_full_is_not_handed_more_until_he_asks(store: Store) -> None:
+    watch, seen = store.watch("a/"), list[int]()
+
+    def take(changes: list[Change]) -> bool:
+        seen.extend(change.revision for change in changes)
+        return False
+
+    await store.create("a/1", b"")
+    assert await watch.hand(take) == Paused("full", 1)
+    handing = asyncio.create_task(watch.hand(take))
+    await asyncio.sleep(0)
+    await store.create("a/2", b"")
+    await store.create("a/3", b"")
+    await store.create("a/4", b"")
+    assert (await handing).reason == "full"
+    assert seen[:2] == [1, 2]  # the rest came with it or waits
+    while len(seen) < 4:
+        await watch.hand(take)
+    assert seen == [1, 2, 3, 4]
+    await watch.aclose()
+
+
+async def test_a_fault_of_who_takes_ends_only_his_watch(store: Store) -> None:
+    bad, good, seen = store.watch("a/"), store.watch("a/"), list[int]()
+
+    def fails(_: list[Change]) -> bool:
+        raise ZeroDivisionError
+
+    def takes(changes: list[Change]) -> bool:
+        seen.extend(change.revision for change in changes)
+        return True
+
+    both = [asyncio.create_task(bad.hand(fails)), asyncio.create_task(good.hand(takes))]
+    await asyncio.sleep(0)
+    await store.create("a/1", b"")
+    with pytest.raises(ZeroDivisionError):
+        await both[0]
+    await store.create("a/2", b"")
+    while len(seen) < 2:
+        await asyncio.sleep(0)
+    await good.aclose()
+    await both[1]
+
+
+async def test_many_are_handed_one_change(store: Store) -> None:
+    watches, seen = [store.watch("a/") for _ in range(500)], list[int]()
+
+    def take(changes: list[Change]) -> bool:
+        seen.extend(change.revision for change in changes)
+        return True
+
+    handing = [asyncio.create_task(watch.hand(take)) for watch in watches]
+    await asyncio.sleep(0)
+    for number in range(3):
+        await store.create(f"a/{number}", b"")
+    while len(seen) < 1500:
+        await asyncio.sleep(0)
+    assert [seen.count(revision) for revision in (1, 2, 3)] == [500, 500, 500]
+    await store.close()
+    assert all(isinstance(end, Unavailable) for end in await asyncio.gather(*handing, return_exceptions=True))
+
+
 async def test_compaction_forgets_the_past_only(store: Store) -> None:
     await store.create("a/1", b"1")
     await store.update("a/1", b"2", revision=1)
@@ -208,6 +301,12 @@ async def test_a_slow_reader_is_dropped(make: str, tmp_path: Path) -> None:
         await store.create(f"a/{number}", b"")
     with pytest.raises(Expired):
         await watch.batch()
+    other = store.watch("a/")
+    await other.hand(lambda _: False, 0.001)
+    for number in range(10):
+        await store.update(f"a/{number}", b"", revision=number + 1)
+    with pytest.raises(Expired):
+        await other.hand(lambda _: True)
     await store.close()
 
 

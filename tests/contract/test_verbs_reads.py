@@ -229,3 +229,64 @@ async def test_an_event_is_encoded_once_for_all(verbs: Verbs) -> None:
     assert lines[0] is lines[1] is lines[2]
     for reader in readers:
         await reader.aclose()  # type: ignore[attr-defined]
+
+
+async def poured(stream: WatchStream, room: int = 1 << 30) -> tuple[list[bytes], int]:
+    """Everything that a watch pours into who has room for `room` bytes before each pause; how often it had to wait."""
+    got: list[bytes] = []
+    left, waits = room, 0
+
+    def write(data: bytes) -> bool:
+        nonlocal left
+        assert left > 0, "written to while full"
+        got.append(data)
+        left -= len(data)
+        return left > 0
+
+    async def drained() -> None:
+        nonlocal left, waits
+        await asyncio.sleep(0.001)
+        left, waits = room, waits + 1
+
+    await stream.pour(write, drained)
+    return got, waits
+
+
+@pytest.mark.parametrize("room", [1, 1000, 1 << 30])
+async def test_poured_and_read_events_are_the_same(verbs: Verbs, room: int) -> None:
+    for name in ("a", "b"):
+        await make(verbs, name, app="x")
+    ask: dict[str, Any] = {"labels": "app=x", "bookmarks": True, "initial": True, "revision_match": "NotOlderThan"}
+    streams = [await verbs.watch(CONFIG_MAPS, **ask, timeout_s=0.3) for _ in range(2)]
+
+    async def read() -> bytes:
+        return b"".join([line async for line in streams[0].lines()])
+
+    reading, pouring = asyncio.create_task(read()), asyncio.create_task(poured(streams[1], room))
+    for number in range(20):
+        await asyncio.sleep(0)
+        await make(verbs, f"n{number}", app="x" if number % 3 else "y")
+    patch = {"metadata": {"labels": {"app": "y"}}}
+    await verbs.patch(ANYONE, CONFIG_MAPS, "a", patch, "default", type="merge")
+    want, (got, waits) = await reading, await pouring
+    assert b"".join(got) == want
+    assert want.count(b'"type":"ADDED"') == 15 and want.count(b'"type":"DELETED"') == 1
+    assert want.count(b'"type":"BOOKMARK"') == 2
+    assert (waits == 0) == (room == 1 << 30)
+
+
+async def test_a_poured_watch_tells_how_it_ended(verbs: Verbs) -> None:
+    stream = await verbs.watch(CONFIG_MAPS, revision=await verbs.revision())
+    pouring = asyncio.create_task(poured(stream))
+    await asyncio.sleep(0)
+    await verbs.store.close()
+    with pytest.raises(Unavailable):
+        await pouring
+
+
+async def test_bookmarks_are_poured_in_quiet_times(verbs: Verbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "BOOKMARK_EVERY_S", 0.05)
+    stream = await verbs.watch(CONFIG_MAPS, revision=await verbs.revision(), bookmarks=True, timeout_s=0.3)
+    got, _ = await poured(stream)
+    revisions = [json.loads(line)["object"]["metadata"]["resourceVersion"] for line in b"".join(got).splitlines()]
+    assert len(revisions) >= 3 and set(revisions) == {await verbs.revision()}

@@ -10,6 +10,7 @@ model). Values are opaque bytes. A store reads no clock and no random source. Im
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol, Self
 
 from msgspec import Struct
@@ -44,6 +45,18 @@ class Change(Struct, frozen=True):
     previous: Record | None = None
 
 
+Take = Callable[[list[Change]], bool]
+"""What changes are handed to, in the event loop: it must not wait. It answers whether it takes more for now."""
+
+
+class Paused(Struct, frozen=True):
+    """Why a hand-over ended: what took the changes is `full`, the `time` is over, or the watch was `closed`. Everything up to
+    `revision` has been delivered."""
+
+    reason: Literal["full", "time", "closed"]
+    revision: int
+
+
 class Watch(Protocol):
     """One reader's place in the log: an asynchronous iterator over changes."""
 
@@ -54,6 +67,12 @@ class Watch(Protocol):
     async def batch(self, wait_s: float | None = None) -> list[Change]:
         """All changes that have come, waiting for the first. With `wait_s` a single `progress` when none came in that
         many seconds. An empty list after `aclose`. Raises Expired, Unavailable."""
+        ...
+
+    async def hand(self, take: Take, wait_s: float | None = None) -> Paused:
+        """Hand changes to `take` as they come, without a task that wakes for each: for thousands of readers of one change.
+        Ends when `take` is full, after `wait_s` seconds, or with `aclose`. Raises Expired, Unavailable, and what `take`
+        raises."""
         ...
 
     async def aclose(self) -> None:

@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
-from insula.errors import Expired, InsulaError, Unavailable
-from insula.store.contract import Change
+from insula.errors import Expired, Unavailable
+from insula.store.contract import Change, Paused, Take
 from insula.store.index import bucket_of
 
 Replay = Callable[[str, int, int], Awaitable[list[Change]]]
 """(prefix, after, up to): changes older than the ring, from wherever they are kept. Raises Expired."""
+_HANDED_AT_ONCE = 128  # readers, before other work of the loop has its turn
 
 
 class Subscription:
@@ -29,11 +30,15 @@ class Subscription:
         self.prefix = prefix
         self._feed = feed
         self._after = after
-        self._queue: deque[Change] = deque(ready)
+        self._queue: list[Change] = list(ready)
+        self._ahead: deque[Change] = deque()  # taken, and not yet asked for one by one
         self._limit = max(limit, 2 * len(self._queue))
         self._cold = cold
-        self._fault: InsulaError | None = None
+        self._fault: Exception | None = None
         self._closed = False
+        self._take: Take | None = None
+        self._full = False
+        self._marked = False
         self._waiter: asyncio.Future[None] | None = None
 
     def push(self, change: Change) -> None:
@@ -45,9 +50,13 @@ class Subscription:
             self.fail(Expired("this watch fell too far behind and was dropped; list again"))
             return
         self._queue.append(change)
-        self._wake()
+        if self._take is None:
+            self._wake()
+        elif not self._marked:
+            self._marked = True
+            self._feed.mark(self)
 
-    def fail(self, fault: InsulaError) -> None:
+    def fail(self, fault: Exception) -> None:
         """End with an error after what is queued."""
         self._fault = fault
         self._feed.leave(self)
@@ -67,12 +76,45 @@ class Subscription:
         if not self._queue and not self._fault and not self._closed:
             await self._wait(wait_s)
         if self._queue:
-            taken = list(self._queue)
-            self._queue.clear()
+            taken, self._queue = self._queue, []
             return taken
         if self._fault:
             raise self._fault
         return [] if self._closed else [Change("progress", max(self._after, self._feed.revision))]
+
+    async def hand(self, take: Take, wait_s: float | None = None) -> Paused:
+        """Hand changes to `take` as they come; see the contract."""
+        if self._cold is not None:
+            (after, upto), self._cold = self._cold, None
+            changes = await self._feed.replay(self.prefix, after, upto)
+            if changes and not take(changes):
+                return Paused("full", changes[-1].revision)
+        self._take, self._full = take, False
+        try:
+            self.deliver()
+            if not self._full and not self._fault and not self._closed:
+                await self._wait(wait_s)
+                self.deliver()
+        finally:
+            self._take = None
+        if self._fault:
+            raise self._fault
+        newest = max(self._after, self._feed.revision)
+        return Paused("closed" if self._closed else "full" if self._full else "time", newest)
+
+    def deliver(self) -> None:
+        """Hand over what is queued, unless nobody takes it now. Never waits, never raises."""
+        self._marked = False
+        changes = self._queue
+        if self._take is None or self._full or not changes:
+            return
+        self._queue = []
+        try:
+            self._full = not self._take(changes)
+        except Exception as fault:
+            self.fail(fault)
+        if self._full:
+            self._wake()
 
     async def _wait(self, wait_s: float | None) -> None:
         loop = asyncio.get_running_loop()
@@ -89,18 +131,17 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Change:
-        if self._cold is None and self._queue:
-            return self._queue.popleft()
-        changes = await self.batch()
-        if not changes:
+        if not self._ahead:
+            self._ahead.extend(await self.batch())
+        if not self._ahead:
             raise StopAsyncIteration
-        self._queue.extendleft(reversed(changes[1:]))
-        return changes[0]
+        return self._ahead.popleft()
 
     async def aclose(self) -> None:
         """Stop following; a waiting reader ends."""
         self._closed = True
         self._queue.clear()
+        self._ahead.clear()
         self._feed.leave(self)
         self._wake()
 
@@ -135,7 +176,10 @@ class Feed:
         self._backlog = backlog
         self._ring: list[Change] = []
         self._bytes = 0
-        self._readers: dict[str, set[Subscription]] = {}
+        self._readers: dict[
+            str, dict[str, set[Subscription]]
+        ] = {}  # by the first segment of their prefix, then by prefix
+        self._marked: deque[Subscription] = deque()
         self._closed = False
 
     def publish(self, changes: Sequence[Change]) -> None:
@@ -147,11 +191,24 @@ class Feed:
             assert change.record is not None
             key = change.record.key
             for bucket in (bucket_of(key), ""):
-                for reader in tuple(self._readers.get(bucket, ())):
-                    if key.startswith(reader.prefix):
-                        reader.push(change)
+                for prefix, readers in tuple(self._readers.get(bucket, {}).items()):
+                    if key.startswith(prefix):
+                        for reader in tuple(readers):
+                            reader.push(change)
         if len(self._ring) > self._keep * 1.1 or self._bytes > self._keep_bytes:
             self._trim()
+
+    def mark(self, reader: Subscription) -> None:
+        """See to it that a reader is handed what it has. All that comes until then it gets at once."""
+        if not self._marked:
+            asyncio.get_running_loop().call_soon(self._hand_out)
+        self._marked.append(reader)
+
+    def _hand_out(self) -> None:
+        for _ in range(min(len(self._marked), _HANDED_AT_ONCE)):
+            self._marked.popleft().deliver()
+        if self._marked:
+            asyncio.get_running_loop().call_soon(self._hand_out)
 
     def _trim(self) -> None:
         drop = max(0, len(self._ring) - self._keep)
@@ -192,7 +249,7 @@ class Feed:
             if change.record is not None and change.record.key.startswith(prefix)
         ]
         reader = Subscription(self, prefix, start, ready, self._backlog, cold)
-        self._readers.setdefault(self._room(prefix), set()).add(reader)
+        self._readers.setdefault(self._room(prefix), {}).setdefault(prefix, set()).add(reader)
         return reader
 
     @staticmethod
@@ -201,17 +258,17 @@ class Feed:
 
     def leave(self, reader: Subscription) -> None:
         """Forget a reader."""
-        room = self._room(reader.prefix)
-        if members := self._readers.get(room):
+        room = self._readers.get(self._room(reader.prefix), {})
+        if members := room.get(reader.prefix):
             members.discard(reader)
             if not members:
-                del self._readers[room]
+                del room[reader.prefix]
 
     def close(self) -> None:
         """End every subscription with Unavailable."""
         self._closed = True
-        for members in list(self._readers.values()):
-            for reader in list(members):
+        for members in [members for room in self._readers.values() for members in room.values()]:
+            for reader in tuple(members):
                 reader.fail(Unavailable("the store was closed"))
 
 

@@ -36,6 +36,7 @@ _POSTED = {
 }
 
 INTERNAL = Request()
+_KEEP_FILTERS = 1024
 
 
 class Verbs:
@@ -47,10 +48,15 @@ class Verbs:
         self.admission = tuple(admission)
         self._handlers: dict[tuple[str, str, str], Handler] = dict(HANDLERS)
         self._codecs: dict[Ref, Codec] = {}
+        self._filters: dict[tuple[Codec, str, str], Filter] = {}
         self._facts = Facts()
         self._lines = Lines()
         self.writer = Writer(self)
-        registry.subscribe(self._codecs.clear)
+        registry.subscribe(self._forget_codecs)
+
+    def _forget_codecs(self) -> None:
+        self._codecs.clear()
+        self._filters.clear()
 
     # --- what there is ------------------------------------------------------------------------------------------
 
@@ -245,7 +251,15 @@ class Verbs:
         return codec
 
     def _filter(self, codec: Codec, labels: str, fields: str) -> Filter:
-        try:
-            return Filter(self._facts, codec, labels, fields)
-        except InsulaError as fault:
-            raise Invalid(fault.message, field=fault.field) from None
+        """One filter for all who ask the same, so that what it finds is found once."""
+        at = codec, labels, fields
+        known = self._filters.get(at)
+        if known is None:
+            try:
+                known = Filter(self._facts, codec, labels, fields)
+            except InsulaError as fault:
+                raise Invalid(fault.message, field=fault.field) from None
+            if len(self._filters) >= _KEEP_FILTERS:
+                self._filters.pop(next(iter(self._filters)))
+            self._filters[at] = known
+        return known

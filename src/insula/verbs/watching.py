@@ -8,12 +8,12 @@ initial events              the present objects, then a bookmark that says so, t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
 from msgspec import Struct
 
 from insula.errors import Expired, Invalid
-from insula.store.contract import Change, Record, Store
+from insula.store.contract import Change, Paused, Record, Store
 from insula.store.contract import Watch as StoreWatch
 from insula.verbs import faults
 from insula.verbs.codec import Codec, decode_json, encode_json
@@ -47,10 +47,34 @@ class Told(Struct, frozen=True):
 
 
 class Lines:
-    """Encoded events, shared by all watchers of the same kind and version."""
+    """Encoded events, shared by all watchers of the same kind and version, and by all with the same selector what each change
+    is for them."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[bytes, str, int, str], bytes] = {}
+        self._seen: dict[tuple[Filter, int], bytes] = {}
+        self._last: tuple[Filter, Change, bytes] | None = None
+
+    def of(self, codec: Codec, chosen: Filter, changes: list[Change]) -> bytes:
+        """The lines of these changes for a selector: empty where it sees none of them."""
+        if len(changes) == 1:
+            change, last = changes[0], self._last
+            if last is not None and last[1] is change and last[0] is chosen:
+                return last[2]
+            found = self._one(codec, chosen, change)
+            self._last = chosen, change, found
+            return found
+        return b"".join([self._one(codec, chosen, change) for change in changes])
+
+    def _one(self, codec: Codec, chosen: Filter, change: Change) -> bytes:
+        at = (chosen, change.revision)
+        known = self._seen.get(at)
+        if known is None:
+            if len(self._seen) >= _KEEP_LINES:
+                self._seen.pop(next(iter(self._seen)))
+            told = seen(change, chosen) if change.record is not None else None
+            known = self._seen[at] = self.line(codec, told) if told is not None else b""
+        return known
 
     def line(self, codec: Codec, told: Told) -> bytes:
         """The event as one line of JSON text."""
@@ -168,6 +192,43 @@ class WatchStream:
                 yield line(codec, batch[0])
             else:
                 yield b"".join([line(codec, told) for told in batch])
+
+    async def pour(self, write: Callable[[bytes], bool], drained: Callable[[], Awaitable[None]]) -> None:
+        """The text form through `write`, which must not wait and answers whether it takes more for now; where it does not,
+        `drained` is awaited before it is asked again. Costs no task's waking for each event."""
+        line, codec = self._lines.line, self._codec
+        try:
+            async for batch in self._initial_batches():
+                if not write(b"".join([line(codec, told) for told in batch])):
+                    await drained()
+            await self._pour_following(write, drained)
+        finally:
+            await self._source.aclose()
+
+    async def _pour_following(self, write: Callable[[bytes], bool], drained: Callable[[], Awaitable[None]]) -> None:
+        of, codec, chosen = self._lines.of, self._codec, self._chosen
+        clock = asyncio.get_running_loop().time
+
+        def take(changes: list[Change]) -> bool:
+            data = of(codec, chosen, changes)
+            return write(data) if data else True
+
+        while True:
+            try:
+                paused: Paused = await self._source.hand(take, self._wait_s(clock()))
+            except Expired as fault:
+                raise Expired(f"too old resource version: {fault.message}") from None
+            if paused.reason == "closed":
+                return
+            over = self._deadline is not None and clock() >= self._deadline
+            full = paused.reason == "full"
+            if self._bookmarks and (over or clock() >= self._next_bookmark):
+                self._next_bookmark = clock() + BOOKMARK_EVERY_S
+                full = not write(self._lines.line(codec, Told("BOOKMARK", None, paused.revision)))
+            if over:
+                return
+            if full:
+                await drained()
 
     async def events(self) -> AsyncIterator[Event]:
         """The decoded form; each event is the caller's own."""
