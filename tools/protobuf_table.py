@@ -2,12 +2,13 @@
 """Turn the published .proto files of Kubernetes into one compact table of field numbers, names and types.
 
     tools/protobuf_table.py -o src/insula/api/kube/protobuf_fields.json DIR...
-    tools/protobuf_table.py -o src/insula/api/kube/protobuf_fields.json --onto src/insula/api/kube/protobuf_fields.json tools/protobuf_newer
+    tools/protobuf_table.py -o FILE --onto FILE tools/protobuf_newer
 
 Field numbers are facts of the published interface; the files themselves (Debian packages golang-k8s-api-dev,
 golang-k8s-apimachinery-dev and golang-k8s-apiextensions-apiserver-dev, or a checkout of kubernetes/kubernetes) are not needed
 afterwards. Directories are read in the given order and a message read later replaces an earlier one, so newer files come
-last. With `--onto` a table that exists is where it starts: `tools/protobuf_newer` holds what no package has yet. The types.go beside a .proto file says which scalars are pointers: only those are sent on purpose when zero.
+last. With `--onto` a table that exists is where it starts: `tools/protobuf_newer` holds what no package has yet. The types.go
+beside a .proto file says which scalars are pointers: only those are sent on purpose when zero.
 A message that the files lack in one version and have in another of its group is taken from there where the fields are the
 same, as graduations of an API keep the numbers.
 
