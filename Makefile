@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 WORKERS ?= 4
-# 1 fails a run that leaves anything in the kernel; it needs a machine on which nothing else starts containers meanwhile.
-STRICT ?= 0
+# 1 fails a run that leaves anything of its own in the kernel, 0 only says so.
+STRICT ?= 1
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,7 +17,7 @@ down:  ## stop everything that runs and leave nothing behind (data is kept)
 test:  ## all tests, in parallel, with the linters
 	@INSULA_TARGET=test scripts/setup.sh tests
 	@$(MAKE) --no-print-directory lint
-	@folder=$$(mktemp -d /tmp/insula-test.XXXXXX) && trap 'rm -rf "$$folder"' EXIT && export INSULA_STRICT=$(STRICT) && \
+	@folder=$$(mktemp -d /tmp/insula-test.XXXXXX) && trap 'rm -rf --one-file-system "$$folder"' EXIT && export INSULA_STRICT=$(STRICT) && \
 		.venv/bin/pytest -q -n $(WORKERS) --dist worksteal --basetemp="$$folder/t" $(TESTS) || \
 		{ echo "once more, alone: what failed beside others"; \
 		.venv/bin/pytest -q --last-failed --last-failed-no-failures none --basetemp="$$folder/u" $(TESTS); }

@@ -1,18 +1,19 @@
 """What every test is held to: no leaked task, file descriptor or child process, no event loop blocked for 100 ms; and, at
-the end of the whole run, no mount, interface, network namespace, nft table or helper process that was not there before."""
+the end of the whole run, no mount, interface, nft table, control group or process of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import owned
 
 BLOCKED_LIMIT_S = 0.1
 BUSY_LIMIT_S = 2.0
@@ -125,59 +126,23 @@ def _ours(task: asyncio.Task[object]) -> bool:
     return "pytest" not in repr(task.get_coro()) and "fixture" not in repr(task.get_coro())
 
 
-def _world() -> dict[str, set[str]]:
-    """What a test may have left in the kernel."""
-
-    def lines(*argv: str) -> set[str]:
-        try:
-            return set(
-                subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
-            )
-        except OSError:
-            return set()
-
-    helpers = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if any(
-                word in command.split(" ", 1)[0] for word in ("conmon", "qemu-system", "dockerd", "docker-registry")
-            ):
-                helpers.add(f"{entry.name} {command[:120]}")
-    return {
-        "mounts": {
-            line.split(" - ")[0].split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
-        },
-        "interfaces": {line.split(": ")[1].split("@")[0] for line in lines("ip", "-o", "link")},
-        "nft tables": lines("nft", "list", "tables"),
-        "helper processes": helpers,
-    }
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaks: this test ends processes in a way that leaks on purpose")
     config.addinivalue_line("markers", "may_block: measures or provokes blocking on purpose")
     if not hasattr(config, "workerinput"):
-        config.stash[_WORLD] = _world()
+        owned.begin()
+    owned.follow()
 
 
-_WORLD: pytest.StashKey[dict[str, set[str]]] = pytest.StashKey()
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Only the process that started the run judges the kernel: workers see each other's things."""
-    before = session.config.stash.get(_WORLD, None)
-    if before is None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Only the process that started the run judges the kernel, when the workers have ended."""
+    if hasattr(session.config, "workerinput"):
         return
+    basetemp = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 10
-    while True:
-        left = {what: sorted(now - before[what]) for what, now in _world().items() if now - before[what]}
-        if not left or time.monotonic() > deadline:
-            break
+    while (left := owned.left(basetemp)) and time.monotonic() < deadline:
         time.sleep(0.2)
+    owned.end()
     if left:
         session.config.get_terminal_writer().line(f"\nleft in the kernel by this run: {left}", red=True)
         if os.environ.get("INSULA_STRICT") == "1":

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import owned
 from insula.drivers.driver import Channel, Driver, Handle, Streams
 from insula.drivers.oci import OciDriver
 from insula.drivers.oci.runtime import Runtime
@@ -88,6 +89,7 @@ class OciCase:
     def __init__(self, folder: Path, runtime: Runtime) -> None:
         self.folder = folder
         self.parent = f"insula-test-{secrets.token_hex(4)}"
+        owned.note(self.parent)
         self.runtime = Runtime(
             name=runtime.name, path=runtime.path, root=str(folder / "run" / runtime.name), conmon=runtime.conmon
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import owned
 from insula.drivers import available
 from insula.drivers.driver import Capability, Handle, Phase
 from insula.drivers.vm import VmDriver
@@ -36,6 +37,7 @@ class Case:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.parent = f"insula-test-{secrets.token_hex(4)}"
+        owned.note(self.parent)
         self.made: list[VmDriver] = []
         self.handles: list[Handle] = []
 

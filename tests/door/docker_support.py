@@ -27,6 +27,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import owned
+
 DOCKER = shutil.which("docker")
 # Made by scripts/cli-plugins.sh.
 PLUGINS = Path(os.environ.get("INSULA_CLI_PLUGINS", "/var/cache/insula-tests/cli-plugins"))
@@ -72,6 +74,7 @@ class Daemon:
     def __init__(self) -> None:
         self.tag = secrets.token_hex(3)
         self.folder = Path(tempfile.gettempdir()) / f"insula-dd-{self.tag}"
+        owned.note("d" + self.tag[:5], f"docker_{self.tag}", f"docker-{self.tag}")
         self.folder.mkdir()
         self.socket = self.folder / "docker.sock"
         self.log = self.folder / "log"

@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+import owned
 from insula.cli import daemon
 from insula.cli.demoimages import add_busybox, add_machine
 from insula.cli.doors import docker as docker_door
@@ -82,6 +83,7 @@ class Island:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="insula-f-"))
         self.paths = paths_of(str(self.folder))
+        owned.note_root(self.folder)
         self.client = Path(tempfile.mkdtemp(prefix="insula-fc-"))
         self.prefix: tuple[str, ...] = ()  # what its command is run by
         self._context: ssl.SSLContext | None = None

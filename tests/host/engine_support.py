@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import owned
 from insula.drivers.driver import Channel, Streams
 from insula.engine.contract import Instance, State
 from insula.engine.node import NodeEngine
@@ -30,6 +31,7 @@ class Home:
         self.folder = folder or Path(tempfile.gettempdir()) / f"insula-eng-{self.tag}"
         self.folder.mkdir(exist_ok=True)
         self.paths = EnginePaths(data=self.folder / "d", runtime=self.folder / "r")
+        owned.note(str(self.folder), "e" + self.tag[:5], f"engine_{self.tag}", f"engine-{self.tag}")
         octets = bytes.fromhex(self.tag)
         self.settings = EngineSettings(
             prefix="e" + self.tag[:5],

@@ -8,6 +8,7 @@ import fcntl
 import secrets
 from pathlib import Path
 
+import owned
 from insula.drivers.driver import Handle
 from insula.drivers.vm import VmDriver
 from insula.host import cgroups
@@ -30,6 +31,7 @@ def machine_spec(
     id: str = "",
 ) -> InstanceSpec:
     id = id or secrets.token_hex(32)
+    owned.note(f"insula-test-{id[:8]}")
     directory = folder / id[:8]
     directory.mkdir(exist_ok=True)
     config = config or MachineConfig(memory_bytes=160 * MIB, graphics=False)
