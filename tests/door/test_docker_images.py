@@ -318,11 +318,9 @@ def test_prune_of_networks(daemon: Daemon) -> None:
 
 def test_version_info_and_disk_usage(daemon: Daemon) -> None:
     found = json.loads(daemon.text("version", "--format", "json"))
-    assert found["Server"]["ApiVersion"] == "1.50"
-    assert tuple(map(int, found["Client"]["ApiVersion"].split("."))) <= (
-        1,
-        50,
-    )  # an older client speaks its own version
+    assert found["Server"]["ApiVersion"] == "1.51"
+    # An older client speaks its own version.
+    assert tuple(map(int, found["Client"]["ApiVersion"].split("."))) <= (1, 51)
     assert found["Server"]["Platform"]["Name"] == "Insula"
     info = json.loads(daemon.text("info", "--format", "json"))
     assert (info["Name"], info["Driver"], info["OSType"], info["DefaultRuntime"]) == (
@@ -338,13 +336,13 @@ def test_version_info_and_disk_usage(daemon: Daemon) -> None:
 
 
 def test_old_and_new_clients(daemon: Daemon) -> None:
-    for version in ("1.24", "1.30", "1.41", "1.43", "1.44", "1.50"):
+    for version in ("1.24", "1.30", "1.41", "1.43", "1.44", "1.51"):
         assert (
             daemon.text("run", "--rm", "--network", "none", IMAGE, "echo", "hi", env={"DOCKER_API_VERSION": version})
             == "hi"
         )
-    refused = daemon.docker("ps", check=1, env={"DOCKER_API_VERSION": "1.51"})
-    assert b"client version 1.51 is too new. Maximum supported API version is 1.50" in refused.stderr
+    refused = daemon.docker("ps", check=1, env={"DOCKER_API_VERSION": "1.52"})
+    assert b"client version 1.52 is too new. Maximum supported API version is 1.51" in refused.stderr
     refused = daemon.docker("ps", check=1, env={"DOCKER_API_VERSION": "1.23"})
     assert b"client version 1.23 is too old" in refused.stderr
 

@@ -91,10 +91,10 @@ def instance(**changes: object) -> Instance:
 
 def test_versions() -> None:
     assert split("/v1.41/containers/json") == ((1, 41), "/containers/json")
-    assert split("/containers/json") == ((1, 50), "/containers/json")
-    assert split("/volumes") == ((1, 50), "/volumes")
+    assert split("/containers/json") == ((1, 51), "/containers/json")
+    assert split("/volumes") == ((1, 51), "/volumes")
     for path, text in (
-        ("/v1.51/info", "too new. Maximum supported API version is 1.50"),
+        ("/v1.52/info", "too new. Maximum supported API version is 1.51"),
         ("/v1.23/info", "1.23 is too old"),
     ):
         with pytest.raises(errors.Invalid, match=text):

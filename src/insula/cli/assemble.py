@@ -14,6 +14,7 @@ from functools import partial
 
 from aiohttp.web import Application
 from msgspec import Struct
+from msgspec.structs import replace
 
 from insula import __version__, controllers
 from insula.agent.agent import Agent
@@ -94,13 +95,20 @@ async def _engine(paths: Paths, settings: Settings, undo: AsyncExitStack) -> Nod
 async def _docker_door(paths: Paths, settings: Settings, engine: NodeEngine, undo: AsyncExitStack) -> tuple[str, ...]:
     identity = await in_thread(node_id, paths.data)
     info = NodeInfo(id=identity, name=node_name(settings), version=__version__, data_root=str(paths.data))
+    if not settings.docker_hosts:
+        await _serve_docker(paths, settings, engine, info, undo)
+        return ()
+    from insula.cli import remote  # it brings in `cryptography`, which costs a tenth of a start
+
+    await _serve_docker(paths, settings, engine, replace(info, warnings=remote.warnings(settings)), undo)
+    return tuple(str(address) for address in await remote.opened(paths, settings, undo))
+
+
+async def _serve_docker(
+    paths: Paths, settings: Settings, engine: NodeEngine, info: NodeInfo, undo: AsyncExitStack
+) -> None:
     served = await serve_unix(make_docker_app(engine, info=info), paths.docker_socket, group=settings.socket_group)
     undo.push_async_callback(served.close)
-    if not settings.docker_hosts:
-        return ()
-    from insula.cli import remote
-
-    return tuple(str(address) for address in await remote.opened(paths, settings, undo))
 
 
 async def _store(paths: Paths, registry: Registry, undo: AsyncExitStack) -> Verbs:

@@ -71,6 +71,13 @@ def context(paths: Paths, settings: Settings) -> ssl.SSLContext:
     return authority(paths).server_context("insula-docker", names_of(settings))
 
 
+def warnings(settings: Settings) -> tuple[str, ...]:
+    """What `docker info` has to say of it."""
+    if settings.docker_tls:
+        return ()
+    return tuple("WARNING: " + PLAIN.format(address) for address in addresses(settings))
+
+
 async def opened(paths: Paths, settings: Settings, undo: AsyncExitStack) -> list[Address]:
     """Listen wherever the settings say. Raises Invalid, Unavailable."""
     wanted = addresses(settings)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from insula import clock
 from insula.errors import InsulaError, Invalid, NotFound
 from insula.host.threads import change
 from insula.images import manifests
@@ -59,7 +60,13 @@ class Content:
         if base is None:
             base = manifests.describe(entry, self.blobs.read(identity), ())
             self._described[identity] = base
-        return msgspec.structs.replace(base, names=self.catalog.names_of(identity), digests=entry.digests)
+        return msgspec.structs.replace(
+            base,
+            names=self.catalog.names_of(identity),
+            digests=entry.digests,
+            parent=entry.parent if entry.parent in self.catalog.images else "",
+            tagged_at=entry.tagged_at,
+        )
 
     def entry(self, identity: str) -> Entry:
         """Raises NotFound."""
@@ -99,7 +106,8 @@ class Content:
             digests=tuple(digests),
             parent=parent,
         )
-        await self.metadata.change(lambda catalog: with_image(catalog, entry, tuple(names)))
+        now = clock.rfc3339_nano(clock.now())
+        await self.metadata.change(lambda catalog: with_image(catalog, entry, tuple(names), now=now))
         await in_thread(self.blobs.settle, digests_needed | {identity})
         return await in_thread(self.image, identity)
 
@@ -125,6 +133,12 @@ class Content:
             self._holders -= 1
             if self._dirty:
                 await self.sweep()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[bool]:
+        """Whether nobody brings content in; nobody begins to while this is open."""
+        async with self._gate:
+            yield self._holders == 0
 
     async def sweep(self) -> list[str]:
         """Delete what no image and no instance needs, now or when the last holder is done. Returns chain ids."""

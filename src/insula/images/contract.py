@@ -76,6 +76,15 @@ class Image(Struct, frozen=True, kw_only=True):
     size_bytes: int
     layers: tuple[str, ...]
     config: ImageConfig
+    parent: str = ""  # the image it was committed from, if that is here
+    tagged_at: str = ""  # when a name was given to it last, RFC 3339
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """What images take on the disk: all their unpacked layers, each counted once; of each image, how much it shares."""
+
+    layers_bytes: int
+    shared_bytes: dict[str, int]
 
 
 class Rootfs(Struct, frozen=True, kw_only=True):
@@ -116,16 +125,31 @@ class ImageStore(Protocol):
         """All images, newest first, dangling ones too."""
         ...
 
+    async def usage(self) -> Usage:
+        """What they take on the disk."""
+        ...
+
+    async def drop_partial(self) -> int:
+        """Give up downloads that were cut short and nobody has gone on with. Returns the bytes that this freed."""
+        ...
+
     async def tag(self, reference: str, name: str) -> None:
         """Give one more name; a name that another image had moves."""
         ...
 
     async def remove(
-        self, reference: str, *, force: bool = False, uses: Sequence[Use] = ()
+        self,
+        reference: str,
+        *,
+        force: bool = False,
+        uses: Sequence[Use] = (),
+        prune: bool = True,
+        platforms: Sequence[str] = (),
     ) -> Sequence[tuple[str, str]]:
         """Untag, and delete when no name is left. Returns ("untagged"|"deleted", what) in order. `uses` are the instances
         that need images (`Engine.image_uses`). Raises Conflict. With `force` an image that stopped instances need is
-        deleted as for Docker: they keep it (`held`), nobody else finds it."""
+        deleted as for Docker: they keep it (`held`), nobody else finds it. With `prune` nameless images that only this one was
+        made from go as well. `platforms`: it must be of one of them."""
         ...
 
     async def pull(

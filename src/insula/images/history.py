@@ -9,14 +9,15 @@ from insula.clock import parse_rfc3339
 from insula.images.contract import Image
 
 
-def history_rows(image: Image, layer_sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Newest first, in the Docker API's words (HistoryResponseItem). Only the newest row has the image's id and names."""
+def history_rows(image: Image, layer_sizes: Sequence[int], ancestors: Sequence[Image] = ()) -> list[dict[str, Any]]:
+    """Newest first, in the Docker API's words (HistoryResponseItem). The newest rows have the ids and names of the image and of
+    those that it was made from, as far as they are known, one to a row."""
     entries: list[dict[str, Any]] = image.config.raw.get("history") or [{} for _ in layer_sizes]
     sizes = iter(layer_sizes)
     rows = [_row(entry, 0 if entry.get("empty_layer") else next(sizes, 0)) for entry in entries]
     rows.reverse()
-    if rows:
-        rows[0] |= {"Id": image.id, "Tags": list(image.names) or None}
+    for row, known in zip(rows, (image, *ancestors), strict=False):
+        row |= {"Id": known.id, "Tags": list(known.names) or None}
     return rows
 
 

@@ -13,7 +13,8 @@ import ctypes
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from insula.host.threads import to_end
 from insula.host.untar import unpack
 from insula.images.blobs import Blobs
 from insula.images.bounded import Bounded
+from insula.images.contract import Usage
 from insula.tasks import Tasks, in_thread
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,20 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
         text = f"sha256:{chain[-1]} {diff_id}" if chain else diff_id
         chain.append(hashlib.sha256(text.encode()).hexdigest() if chain else diff_id.removeprefix("sha256:"))
     return chain
+
+
+def usage_of(images: Mapping[str, Sequence[str]], record: Callable[[str], LayerRecord | None]) -> Usage:
+    """What images (their chains by id) take on the disk. May block: records are read when they are first needed."""
+    sizes = {
+        chain: found.size_bytes if (found := record(chain)) else 0 for chains in images.values() for chain in chains
+    }
+    users = Counter(chain for chains in images.values() for chain in set(chains))
+    return Usage(
+        layers_bytes=sum(sizes.values()),
+        shared_bytes={
+            image: sum(sizes[chain] for chain in set(chains) if users[chain] > 1) for image, chains in images.items()
+        },
+    )
 
 
 def boot_id() -> str:

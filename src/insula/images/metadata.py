@@ -35,6 +35,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     size_bytes: int  # unpacked
     digests: tuple[str, ...] = ()
     parent: str = ""  # the image it was committed from
+    tagged_at: str = ""  # when a name was given to it last, RFC 3339
 
 
 class Catalog(Struct, frozen=True, kw_only=True):
@@ -50,16 +51,24 @@ class Catalog(Struct, frozen=True, kw_only=True):
         """An image by its full id, orphans too."""
         return self.images.get(image) or self.orphans.get(image)
 
+    def children_of(self, image: str) -> list[str]:
+        """The images that were committed from one."""
+        return [each.id for each in self.images.values() if each.parent == image and each.id != image]
+
     def names_of(self, image: str) -> tuple[str, ...]:
         """The names of an image, sorted."""
         return tuple(sorted(name for name, target in self.names.items() if target == image))
 
 
-def with_image(catalog: Catalog, entry: Entry, names: tuple[str, ...] = ()) -> Catalog:
-    """Add an image and its names; the digests it had before stay."""
+def with_image(catalog: Catalog, entry: Entry, names: tuple[str, ...] = (), *, now: str = "") -> Catalog:
+    """Add an image and its names, given at `now`; the digests it had before stay."""
     if known := catalog.images.get(entry.id):
         digests = tuple(dict.fromkeys((*known.digests, *entry.digests)))
-        entry = msgspec.structs.replace(entry, digests=digests, parent=entry.parent or known.parent)
+        entry = msgspec.structs.replace(
+            entry, digests=digests, parent=entry.parent or known.parent, tagged_at=known.tagged_at
+        )
+    if names:
+        entry = msgspec.structs.replace(entry, tagged_at=now)
     return Catalog(
         images=catalog.images | {entry.id: entry},
         names=catalog.names | dict.fromkeys(names, entry.id),
@@ -84,6 +93,15 @@ def without_image(catalog: Catalog, image: str, *, orphan: bool = False) -> Cata
         orphans[image] = msgspec.structs.replace(entry, digests=())
     names = {name: target for name, target in catalog.names.items() if target != image}
     return Catalog(images=_without(catalog.images, image), names=names, orphans=orphans)
+
+
+def without_parents(catalog: Catalog, images: Collection[str]) -> Catalog:
+    """Delete nameless images that others were made from; one that got a name meanwhile stays."""
+    for image in images:
+        entry = catalog.images.get(image)
+        if entry is not None and not entry.digests and not catalog.names_of(image):
+            catalog = without_image(catalog, image)
+    return catalog
 
 
 def with_orphans(catalog: Catalog, needed: Collection[str]) -> Catalog:

@@ -393,8 +393,10 @@ def _why(fault: BaseException | None) -> str:
     """A broken connection in words; a server without TLS where TLS was spoken as Go's client tells it."""
     if isinstance(fault, aiohttp.ClientSSLError) and "WRONG_VERSION_NUMBER" in str(fault).upper().replace(" ", "_"):
         return "http: server gave HTTP response to HTTPS client"
-    if isinstance(fault, aiohttp.ClientConnectorError) and fault.os_error.errno:
-        return f"dial tcp {fault.host}:{fault.port}: connect: {os.strerror(fault.os_error.errno).lower()}"
+    if isinstance(fault, aiohttp.ClientConnectorDNSError):
+        return f"dial tcp: lookup {fault.host}: no such host"
+    if isinstance(fault, aiohttp.ClientConnectorError) and (fault.os_error.errno or 0) > 0:
+        return f"dial tcp {fault.host}:{fault.port}: connect: {os.strerror(fault.os_error.errno or 0).lower()}"
     return str(fault) or type(fault).__name__
 
 

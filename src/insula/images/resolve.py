@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import msgspec
 from msgspec import Struct
 
 from insula.errors import Conflict, Invalid, NotFound
@@ -56,10 +57,31 @@ class Removal(Struct, frozen=True, kw_only=True):
     digests: tuple[str, ...] = ()
     delete: bool = False
     orphan: bool = False
+    parents: tuple[str, ...] = ()  # nameless images that nothing else was made from
 
 
-def plan_removal(catalog: Catalog, text: str, *, force: bool, uses: Sequence[Use]) -> Removal:
+def plan_removal(catalog: Catalog, text: str, *, force: bool, uses: Sequence[Use], prune: bool = True) -> Removal:
     """Docker's rules for `docker rmi`. Raises NotFound, Conflict."""
+    plan = _plan(catalog, text, force, uses)
+    if not (plan.delete and prune):
+        return plan
+    return msgspec.structs.replace(plan, parents=tuple(_lonely_parents(catalog, plan.image, uses)))
+
+
+def _lonely_parents(catalog: Catalog, image: str, uses: Sequence[Use]) -> Iterator[str]:
+    gone = {image}
+    while True:
+        parent = catalog.images[image].parent
+        entry = catalog.images.get(parent)
+        is_needed = entry is None or entry.digests or catalog.names_of(parent) or parent in gone
+        if is_needed or set(catalog.children_of(parent)) - gone or any(use.image == parent for use in uses):
+            return
+        gone.add(parent)
+        yield parent
+        image = parent
+
+
+def _plan(catalog: Catalog, text: str, force: bool, uses: Sequence[Use]) -> Removal:
     image = find(catalog, text)
     mine = [use for use in uses if use.image == image]
     prefix = reference.id_prefix(text)
@@ -95,12 +117,16 @@ def _by_reference(catalog: Catalog, image: str, text: str, force: bool, uses: Se
         )
     nothing_left = len(gone_names) == len(names) and len(gone_digests) == len(digests)
     held = any(use.running or use.files for use in uses) if force else bool(uses)
-    delete = nothing_left and not held
+    delete = nothing_left and not held and not catalog.children_of(image)
     return Removal(image=image, names=gone_names, digests=gone_digests, delete=delete, orphan=delete and bool(uses))
 
 
 def _by_id(catalog: Catalog, image: str, force: bool, uses: Sequence[Use]) -> Removal:
     names, digests = catalog.names_of(image), catalog.images[image].digests
+    if catalog.children_of(image):
+        raise Conflict(
+            f"conflict: unable to delete {short(image)} (cannot be forced) - image has dependent child images"
+        )
     if running := next((use for use in uses if use.running), None):
         raise Conflict(
             f"conflict: unable to delete {short(image)} (cannot be forced) - image is being used by running container "

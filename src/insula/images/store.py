@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -28,11 +28,12 @@ from insula.images import archive_in, archive_out, build, demo, manifests, resol
 from insula.images.bounded import Bounded
 from insula.images.changes import apply_changes
 from insula.images.content import Content
-from insula.images.contract import Auth, Distribution, Image, Progress, Pushed, Report, Rootfs, Use
+from insula.images.contract import Auth, Distribution, Image, Progress, Pushed, Report, Rootfs, Usage, Use
 from insula.images.diff import write_diff
 from insula.images.history import history_rows
+from insula.images.layers import chain_ids, usage_of
 from insula.images.lookup import find_file
-from insula.images.metadata import LayerBlob, with_image, without_image, without_names
+from insula.images.metadata import LayerBlob, with_image, without_image, without_names, without_parents
 from insula.images.pull import Pull, look_at
 from insula.images.push import Push
 from insula.images.reference import Reference, parse, parse_name
@@ -94,7 +95,29 @@ class NodeImages:
             record.size_bytes if (record := layers.record(chain)) else 0
             for chain in await self._content.ensure(image.id)
         ]
-        return history_rows(image, sizes)
+        return history_rows(image, sizes, list(self._ancestors(image)))
+
+    def _ancestors(self, image: Image) -> Iterator[Image]:
+        """What an image was made from, as far as it is here."""
+        seen = {image.id}
+        while image.parent and image.parent not in seen:
+            seen.add(image.parent)
+            image = self._content.image(image.parent)
+            yield image
+
+    async def usage(self) -> Usage:
+        """What images take on the disk."""
+        content = self._content
+        chains = {
+            image: chain_ids([layer.diff_id for layer in entry.layers])
+            for image, entry in content.catalog.images.items()
+        }
+        return await in_thread(usage_of, chains, content.layers.record)
+
+    async def drop_partial(self) -> int:
+        """Give up downloads that were cut short, but for those under way."""
+        async with self._content.alone() as is_alone:
+            return await in_thread(self._content.blobs.drop_partial, 0.0) if is_alone else 0
 
     # --- names ----------------------------------------------------------------------------------------------------
 
@@ -102,17 +125,27 @@ class NodeImages:
         """Give one more name; a name that another image had moves. Raises NotFound, Invalid."""
         target = parse_name(name).tagged
         identity = resolve.find(self._content.catalog, reference_text)
+        now = clock.rfc3339_nano(clock.now())
         await self._content.metadata.change(
-            lambda catalog: with_image(catalog, catalog.images[resolve.find(catalog, identity)], (target,))
+            lambda catalog: with_image(catalog, catalog.images[resolve.find(catalog, identity)], (target,), now=now)
         )
 
     async def remove(
-        self, reference: str, *, force: bool = False, uses: Sequence[Use] = ()
+        self,
+        reference: str,
+        *,
+        force: bool = False,
+        uses: Sequence[Use] = (),
+        prune: bool = True,
+        platforms: Sequence[str] = (),
     ) -> Sequence[tuple[str, str]]:
         """Untag, and delete when no name is left. Raises NotFound, Conflict."""
-        plan = resolve.plan_removal(self._content.catalog, reference, force=force, uses=uses)
+        await self._check_platforms(reference, platforms)
+        plan = resolve.plan_removal(self._content.catalog, reference, force=force, uses=uses, prune=prune)
         if plan.delete:
-            await self._content.metadata.change(lambda catalog: without_image(catalog, plan.image, orphan=plan.orphan))
+            await self._content.metadata.change(
+                lambda catalog: without_parents(without_image(catalog, plan.image, orphan=plan.orphan), plan.parents)
+            )
         else:
             await self._content.metadata.change(
                 lambda catalog: without_names(catalog, plan.image, plan.names, plan.digests)
@@ -120,8 +153,19 @@ class NodeImages:
         done = [("untagged", name) for name in (*plan.names, *plan.digests)]
         if plan.delete:
             chains = await self._content.sweep()
-            done += [("deleted", plan.image), *(("deleted", f"sha256:{chain}") for chain in chains)]
+            done += [("deleted", image) for image in (plan.image, *plan.parents)]
+            done += [("deleted", f"sha256:{chain}") for chain in chains]
         return done
+
+    async def _check_platforms(self, reference: str, platforms: Sequence[str]) -> None:
+        """One of them must be the image's. Raises NotFound of the last."""
+        for left, platform in enumerate(platforms, 1 - len(platforms)):
+            try:
+                await self.get(reference, platform=platform)
+                return
+            except NotFound:
+                if left == 0:
+                    raise
 
     # --- content in -----------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from insula.api.docker import (
     exec,
     images,
     images_transfer,
+    info,
     networks,
     refused,
     stats,
@@ -42,6 +43,7 @@ from insula.tasks import in_thread
 
 NOUNS = (
     system,
+    info,
     containers,
     containers_list,
     containers_streams,

@@ -23,6 +23,7 @@ class NodeInfo(Struct, frozen=True, kw_only=True):
     version: str
     data_root: str
     labels: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     cgroup_driver: str = "cgroupfs"
 
 

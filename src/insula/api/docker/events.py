@@ -12,6 +12,7 @@ from insula.api.docker.containers_network import docker_name
 from insula.api.docker.door import Door
 from insula.api.docker.filters import Filters, has_label, parse
 from insula.api.docker.route import Call, Route
+from insula.api.docker.versions import NEWEST, Version
 from insula.api.web import encode, streaming
 from insula.engine.contract import Event
 from insula.errors import InsulaError, Invalid
@@ -35,13 +36,13 @@ def tell(
     door.engine.publish(Event(type=kind, action=action, id=id, attributes=attributes))
 
 
-def event_words(event: Event) -> dict[str, Any]:
-    """One event; containers and images carry the fields of old clients too."""
+def event_words(event: Event, version: Version = NEWEST) -> dict[str, Any]:
+    """One event; before 1.52 containers and images carry the fields of very old clients too."""
     attributes = event.attributes
     if event.type == "network" and attributes.get("name") == "default":
         attributes = {**attributes, "name": docker_name("default")}
     words: dict[str, Any] = {}
-    if event.type in ("container", "image"):
+    if event.type in ("container", "image") and version < (1, 52):
         words = {"status": event.action, "id": event.id}
         if event.type == "container" and "image" in attributes:
             words["from"] = attributes["image"]
@@ -88,11 +89,12 @@ async def stream(call: Call) -> web.StreamResponse:
     if since and until and since > until:
         raise Invalid("`since` time cannot be after `until` time", field="since")
     async with streaming(call.request, content_type="application/json") as response:
-        events = call.door.engine.events(since_ns=since, until_ns=until)
+        # Only an end: all that is remembered until then, as dockerd has it.
+        events = call.door.engine.events(since_ns=0 if until and not since else since, until_ns=until)
         try:
             async for event in events:
                 if passes(event, filters):
-                    await response.write(encode(event_words(event)) + b"\n")
+                    await response.write(encode(event_words(event, call.version)) + b"\n")
         except InsulaError as fault:
             await response.write(encode({"message": fault.message}) + b"\n")
             raise

@@ -25,6 +25,10 @@ class Filters:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
+    def having(self, name: str, value: str) -> Filters:
+        """The same with one more value."""
+        return Filters({**self._values, name: (*self.get(name), value)})
+
     def get(self, name: str) -> tuple[str, ...]:
         """The values of one filter, empty when it was not given."""
         return self._values.get(name, ())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from insula import clock
+from insula.api.docker.versions import NEWEST, Version
 from insula.images.contract import Image, Progress
 
 _BAR = 50  # characters of a progress bar, as dockerd draws it for clients that cannot
@@ -40,67 +41,85 @@ def created_at(image: Image) -> int:
         return 0
 
 
-def summary_words(image: Image, *, containers: int = -1, digests: bool = True) -> dict[str, Any]:
-    """One row of `GET /images/json`."""
-    return {
+def summary_words(image: Image, version: Version, *, containers: int = -1, shared: int = -1) -> dict[str, Any]:
+    """One row of `GET /images/json`. Since 1.51 all rows tell how many containers there are."""
+    words: dict[str, Any] = {
         "Containers": containers,
         "Created": created_at(image),
         "Id": image.id,
         "Labels": image.config.labels or None,
-        "ParentId": "",
-        "RepoDigests": list(image.digests) if digests else None,
+        "ParentId": image.parent,
+        "RepoDigests": list(image.digests),
         "RepoTags": list(image.names),
-        "SharedSize": -1,
+        "SharedSize": shared,
         "Size": image.size_bytes,
-        "VirtualSize": image.size_bytes,
     }
+    if version < (1, 44):
+        words["VirtualSize"] = image.size_bytes
+    if version < (1, 43) and not image.names:
+        words["RepoTags"] = ["<none>:<none>"]
+        words["RepoDigests"] = words["RepoDigests"] or ["<none>@<none>"]
+    return words
 
 
-def inspect_words(image: Image) -> dict[str, Any]:
+def inspect_words(image: Image, version: Version = NEWEST) -> dict[str, Any]:
     """`GET /images/{name}/json`."""
     raw = image.config.raw
     history = raw.get("history") or [{}]
-    return {
+    words: dict[str, Any] = {
         "Id": image.id,
         "RepoTags": list(image.names),
         "RepoDigests": list(image.digests),
-        "Parent": "",
+        "Parent": image.parent,
         "Comment": str(raw.get("comment") or history[-1].get("comment") or ""),
-        "Created": image.created,
         "DockerVersion": str(raw.get("docker_version") or ""),
         "Author": str(raw.get("author") or ""),
-        "Config": config_words(image),
+        "Config": config_words(image, version),
         "Architecture": image.architecture,
         **({"Variant": raw["variant"]} if raw.get("variant") else {}),
         "Os": image.os,
         "Size": image.size_bytes,
-        "VirtualSize": image.size_bytes,
         "GraphDriver": {"Data": None, "Name": "overlay2"},
-        "RootFS": {"Type": "layers", "Layers": list(image.layers)},
-        "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"},
+        "RootFS": {"Type": "layers", **({"Layers": list(image.layers)} if image.layers else {})},
+        "Metadata": {"LastTagTime": image.tagged_at or _NEVER},
     }
+    if image.created or version < (1, 44):
+        words["Created"] = image.created or _NEVER
+    if version < (1, 44):
+        words["VirtualSize"] = image.size_bytes
+    if version < (1, 45):
+        words |= {"Container": "", "ContainerConfig": _NOT_OF_IMAGES | {"Cmd": None, "Env": None, "Labels": None}}
+    return words
 
 
-def config_words(image: Image) -> dict[str, Any]:
+_NEVER = "0001-01-01T00:00:00Z"
+# Docker answered these of an image, always empty, until they were left out in 1.50.
+_NOT_OF_IMAGES: dict[str, Any] = {
+    "Hostname": "",
+    "Domainname": "",
+    "AttachStdin": False,
+    "AttachStdout": False,
+    "AttachStderr": False,
+    "Tty": False,
+    "OpenStdin": False,
+    "StdinOnce": False,
+    "Image": "",
+}
+
+
+def config_words(image: Image, version: Version = NEWEST) -> dict[str, Any]:
     """The image's Config with the fields that clients take for granted."""
     config = image.config
+    inner = config.raw.get("config") or {}
     words: dict[str, Any] = {
-        "Hostname": "",
-        "Domainname": "",
+        **(_NOT_OF_IMAGES if version < (1, 50) else {}),
         "User": config.user,
-        "AttachStdin": False,
-        "AttachStdout": False,
-        "AttachStderr": False,
-        "Tty": False,
-        "OpenStdin": False,
-        "StdinOnce": False,
         "Env": list(config.env) or None,
         "Cmd": list(config.command) or None,
-        "Image": "",
         "Volumes": {path: {} for path in config.volumes} or None,
         "WorkingDir": config.working_dir,
         "Entrypoint": list(config.entrypoint) or None,
-        "OnBuild": (config.raw.get("config") or {}).get("OnBuild"),
+        "OnBuild": inner.get("OnBuild"),
         "Labels": config.labels or None,
     }
     if config.exposed_ports:
@@ -109,6 +128,8 @@ def config_words(image: Image) -> dict[str, Any]:
         words["StopSignal"] = config.stop_signal
     if config.healthcheck:
         words["Healthcheck"] = config.healthcheck
+    if inner.get("Shell"):
+        words["Shell"] = inner["Shell"]
     return words
 
 

@@ -10,7 +10,7 @@ from insula.errors import Invalid
 
 Version = tuple[int, int]
 
-NEWEST: Version = (1, 50)
+NEWEST: Version = (1, 51)
 OLDEST: Version = (1, 24)
 
 
