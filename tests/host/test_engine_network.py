@@ -10,7 +10,7 @@ import pytest
 from host.engine_support import Home, config, fetch_page, home, opened, run, until
 from insula.engine.contract import SandboxConfig
 from insula.engine.node import NodeEngine
-from insula.errors import Conflict, NotFound
+from insula.errors import Conflict, Forbidden, NotFound
 from insula.model.instance import NetworkAttachment, PortMapping
 from insula.networks.contract import Network
 
@@ -99,7 +99,7 @@ async def test_connect_and_disconnect(engine: NodeEngine) -> None:
     both = await engine.get("moving")
     assert [endpoint.interface for endpoint in both.endpoints] == ["eth0", "eth1"]
     assert b"page" in await fetch_page(both.endpoints[1].address, 80)
-    with pytest.raises(Conflict, match="already exists in network extra"):
+    with pytest.raises(Forbidden, match="already exists in network extra"):
         await engine.connect("moving", NetworkAttachment(network="extra"))
     await engine.disconnect("moving", "default")
     assert [endpoint.interface for endpoint in (await engine.get("moving")).endpoints] == ["eth1"]

@@ -215,7 +215,8 @@ def test_security_and_restart() -> None:
         ({"Mounts": [{"Type": "bind", "Target": "/x"}]}, Invalid, "Source must not be empty"),
         ({"Mounts": [{"Type": "tmpfs", "Target": "/x", "Source": "y"}]}, Invalid, "Source must not be specified"),
         ({"PortBindings": {"80/icmp": [{}]}}, Invalid, "invalid protocol"),
-        ({"PortBindings": {"80": [{"HostPort": "8000-9000"}]}}, Invalid, 'specification: "8000-9000"'),
+        ({"PortBindings": {"80": [{"HostPort": "9000-8000"}]}}, Invalid, 'specification: "9000-8000"'),
+        ({"PortBindings": {"80": [{"HostPort": "0-8000"}]}}, Invalid, 'specification: "0-8000"'),
         ({"PortBindings": {"80": [{"HostIp": "x"}]}}, Invalid, "invalid IP address: x"),
         ({"Links": ["a:b"]}, Unsupported, "legacy links"),
         ({"UsernsMode": "keep-id"}, Invalid, "invalid user namespace mode: keep-id"),
@@ -265,7 +266,8 @@ def test_refusals(fields: dict[str, Any], fault: type[InsulaError], sentence: st
             {"NetworkingConfig": {"EndpointsConfig": {"bridge": {"IPAMConfig": {"IPv4Address": "10.0.0.1"}}}}},
             "user defined networks only",
         ),
-        ({"NetworkingConfig": {"EndpointsConfig": {"n": {"IPAMConfig": {"IPv6Address": "::1"}}}}}, "only IPv4"),
+        ({"NetworkingConfig": {"EndpointsConfig": {"n": {"IPAMConfig": {"IPv6Address": "1.1.1.1"}}}}}, "invalid IPv6 address"),
+        ({"NetworkingConfig": {"EndpointsConfig": {"n": {"IPAMConfig": {"LinkLocalIPs": ["fe80::1"]}}}}}, "link-local"),
     ],
 )  # fmt: skip
 def test_other_refusals(fields: dict[str, Any], sentence: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from insula.engine.checks import INSTANCE, SANDBOX
+from insula.engine.checks import DETACHED, INSTANCE, SANDBOX
 from insula.engine.contract import Event
 from insula.engine.joining import connect_one, nameservers, publish_all
 from insula.engine.parts import Parts
@@ -12,34 +12,45 @@ from insula.engine.resident import Resident
 from insula.engine.resolve import hostname_of
 from insula.engine.starting import write_names
 from insula.engine.steps import reached
-from insula.errors import Conflict
+from insula.errors import Conflict, Forbidden, Invalid
 from insula.model.instance import NetworkAttachment
 from insula.networks.contract import Network
 from insula.tasks import in_thread
 
+_HOST = "container cannot be disconnected from host network or connected to host network"
+
 
 async def connect(parts: Parts, resident: Resident, attachment: NetworkAttachment) -> None:
-    """At once when it runs, and at each later start. Raises NotFound, Conflict, Invalid (address)."""
+    """At once when it runs, and at each later start. Raises NotFound, Forbidden (it is there), Invalid (mode, address)."""
     network = await parts.networks.get(attachment.network)
     async with resident.lock:
         config = resident.entry.config
-        if config.network_mode == "host" or config.network_mode.startswith((SANDBOX, INSTANCE)):
-            raise Conflict(
-                "container sharing network namespace with another container or host cannot be connected to any other network"
-            )
-        if network.driver in ("host", "none"):
-            raise Conflict(f"container cannot be connected to {network.name} network")
+        _refuse_modes(config.network_mode, network)
         if await _is_on(parts, resident, network):
-            raise Conflict(f"endpoint with name {config.name} already exists in network {network.name}")
+            raise Forbidden(f"endpoint with name {config.name} already exists in network {network.name}")
         if resident.running:
             await connect_one(parts, resident.id, config, attachment, resident.entry.netns)
             reached("connect.interface")
             await _settle(parts, resident)
             reached("connect.names")
-        mode = network.name if config.network_mode == "none" else config.network_mode
+        mode = network.name if config.network_mode == DETACHED else config.network_mode
         joined = (*config.networks, attachment)
         await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=joined))
     _say(parts, resident, network, "connect")
+
+
+def _refuse_modes(mode: str, network: Network) -> None:
+    """Which namespaces have no further networks. Raises Invalid with Docker's sentences."""
+    if mode == "host" or mode.startswith((SANDBOX, INSTANCE)):
+        raise Invalid(
+            "container sharing network namespace with another container or host cannot be connected to any other network"
+        )
+    if network.driver == "host":
+        raise Invalid(_HOST)
+    if mode == "none" or network.driver == "none":
+        raise Invalid(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+        )
 
 
 async def _is_on(parts: Parts, resident: Resident, network: Network) -> bool:
@@ -52,6 +63,8 @@ async def _is_on(parts: Parts, resident: Resident, network: Network) -> bool:
 async def disconnect(parts: Parts, resident: Resident, reference: str, *, force: bool) -> None:
     """Now and for later starts. Raises NotFound, Conflict when it is not on it."""
     network = await parts.networks.get(reference)
+    if network.driver == "host":
+        raise Invalid(_HOST)
     async with resident.lock:
         config = resident.entry.config
         names = {network.id, network.name, reference}
@@ -69,7 +82,7 @@ async def disconnect(parts: Parts, resident: Resident, reference: str, *, force:
             reached("disconnect.names")
         mode = config.network_mode
         if primary:
-            mode = others[0].network if others else "none"
+            mode = others[0].network if others else DETACHED
         await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=others))
     _say(parts, resident, network, "disconnect")
 

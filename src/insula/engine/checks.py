@@ -16,6 +16,7 @@ from insula.images.contract import ImageConfig
 from insula.model.instance import InstanceConfig, MountConfig
 
 SHARED_MODES = ("host", "none")
+DETACHED = "detached"  # a namespace of its own that was taken off its last network
 SANDBOX = "sandbox:"
 INSTANCE = "instance:"
 
@@ -79,5 +80,5 @@ def networks_of(config: InstanceConfig) -> list[str]:
     mode = config.network_mode
     if mode in SHARED_MODES or mode.startswith((SANDBOX, INSTANCE)):
         return []
-    first = "default" if mode in ("", "bridge") else mode
-    return list(dict.fromkeys([first, *(each.network for each in config.networks)]))
+    first = [] if mode == DETACHED else ["default" if mode in ("", "bridge") else mode]
+    return list(dict.fromkeys([*first, *(each.network for each in config.networks)]))

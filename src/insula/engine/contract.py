@@ -203,8 +203,8 @@ class Engine(Protocol):
         ...
 
     async def connect(self, id: str, attachment: NetworkAttachment) -> None:
-        """Put it on one more network, at once when it runs and at each later start. Raises NotFound, Conflict when it is on it
-        already or has no network of its own, Invalid (address)."""
+        """Put it on one more network, at once when it runs and at each later start. Raises NotFound, Forbidden when it is on
+        it already, Invalid when it has no network of its own, Invalid (address)."""
         ...
 
     async def disconnect(self, id: str, network: str, *, force: bool = False) -> None:

@@ -16,6 +16,7 @@ from insula.errors import Invalid, NotFound
 from insula.model.instance import InstanceConfig, NetworkAttachment
 from insula.networks.contract import Endpoint, Published
 from insula.networks.options import has_gateway
+from insula.networks.ranges import ranges_of
 
 HOST_SHM = "/dev/shm"  # noqa: S108 - the host's shared memory, bound on request
 
@@ -124,6 +125,8 @@ async def connect_one(
     parts: Parts, owner: str, config: InstanceConfig, attachment: NetworkAttachment, netns: str
 ) -> Endpoint:
     """Join one segment: by an interface in the namespace, or by a tap for a machine."""
+    if attachment.address or attachment.address6:
+        await _check_chosen(parts, attachment)
     name = config.machine.hostname if config.machine and config.machine.hostname else config.hostname or owner[:12]
     if config.machine is not None:
         return await parts.networks.connect_tap(
@@ -142,6 +145,17 @@ async def connect_one(
         priority=attachment.priority,
         options=attachment.options,
     )
+
+
+async def _check_chosen(parts: Parts, attachment: NetworkAttachment) -> None:
+    """An address is kept only where the subnet is. Raises Invalid with Docker's sentence."""
+    network = await parts.networks.get(attachment.network)
+    versions = {4: attachment.address, 6: attachment.address6}
+    if any(address and any(each.chosen for each in ranges_of(network, v)) for v, address in versions.items()):
+        raise Invalid(
+            "user specified IP address is supported only when connecting to networks with user configured subnets",
+            field="address",
+        )
 
 
 def aliases_of(config: InstanceConfig, owner: str, more: Sequence[str] = ()) -> tuple[str, ...]:

@@ -194,7 +194,7 @@ class InstanceConfig(Struct, frozen=True, kw_only=True):
     open_stdin: bool = False
     stdin_once: bool = False
     mounts: tuple[MountConfig, ...] = ()
-    network_mode: str = "default"  # default | none | host | sandbox:ID | instance:ID | a network's name
+    network_mode: str = "default"  # default | none | host | detached | sandbox:ID | instance:ID | a network's name
     networks: tuple[NetworkAttachment, ...] = ()
     ports: tuple[PortMapping, ...] = ()
     dns: tuple[str, ...] = ()

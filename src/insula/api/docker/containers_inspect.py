@@ -137,11 +137,11 @@ def network_words(instance: Instance, networks: Mapping[str, Network]) -> dict[s
         "SecondaryIPv6Addresses": None,
         "EndpointID": default.get("EndpointID", ""),
         "Gateway": default.get("Gateway", ""),
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "GlobalIPv6Address": default.get("GlobalIPv6Address", ""),
+        "GlobalIPv6PrefixLen": default.get("GlobalIPv6PrefixLen", 0),
         "IPAddress": default.get("IPAddress", ""),
         "IPPrefixLen": default.get("IPPrefixLen", 0),
-        "IPv6Gateway": "",
+        "IPv6Gateway": default.get("IPv6Gateway", ""),
         "MacAddress": default.get("MacAddress", ""),
         "Networks": joined,
     }
@@ -167,13 +167,27 @@ def network_names(instance: Instance) -> list[str]:
         return []
     if mode in ("none", "host"):
         return [mode]
+    if mode == "detached":
+        return [each.network for each in config.networks]
     return list(dict.fromkeys((mode, *(each.network for each in config.networks))))
 
 
 def _asked(instance: Instance, name: str) -> Mapping[str, Any]:
+    """What the client said of one network: when it made the container, else when it connected it."""
     sent = said(instance.config).get("NetworkingConfig", {}).get("EndpointsConfig") or {}
     words = sent.get(docker_name(name)) or sent.get(name)
-    return words if isinstance(words, dict) else {}
+    if isinstance(words, dict):
+        return words
+    wish = next((each for each in instance.config.networks if each.network == name), None)
+    if wish is None:
+        return {}
+    asked = {"IPv4Address": wish.address, "IPv6Address": wish.address6}
+    return {
+        "IPAMConfig": {key: value for key, value in asked.items() if value} or None,
+        "Aliases": list(wish.aliases) or None,
+        "DriverOpts": wish.options or None,
+        "GwPriority": wish.priority,
+    }
 
 
 def _endpoint(instance: Instance, name: str, endpoint: Endpoint) -> dict[str, Any]:
@@ -185,15 +199,15 @@ def _endpoint(instance: Instance, name: str, endpoint: Endpoint) -> dict[str, An
         "Aliases": sent.get("Aliases") if name != "default" else None,
         "MacAddress": endpoint.mac,
         "DriverOpts": sent.get("DriverOpts"),
-        "GwPriority": 0,
+        "GwPriority": endpoint.priority or sent.get("GwPriority") or 0,
         "NetworkID": endpoint.network,
         "EndpointID": endpoint.id,
         "Gateway": endpoint.gateway,
         "IPAddress": endpoint.address,
         "IPPrefixLen": endpoint.prefix,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "IPv6Gateway": endpoint.gateway6,
+        "GlobalIPv6Address": endpoint.address6,
+        "GlobalIPv6PrefixLen": endpoint.prefix6,
         "DNSNames": known,
     }
 
@@ -218,6 +232,8 @@ def ports_words(instance: Instance) -> dict[str, list[dict[str, str]] | None]:
     """`Ports`: null for an exposed port that is not published."""
     words: dict[str, list[dict[str, str]] | None] = dict.fromkeys(exposed_ports(instance))
     for each in instance.published:
+        if not each.host_port:  # open at the container's own address
+            continue
         key = f"{each.container_port}/{each.protocol}"
         entry = {"HostIp": each.host_ip or "0.0.0.0", "HostPort": str(each.host_port)}  # noqa: S104 - shown, not bound
         words[key] = [*(words.get(key) or []), entry]

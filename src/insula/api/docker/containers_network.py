@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import msgspec
+
 from insula.api.docker.containers_limits import conflict, refuse
 from insula.api.docker.words import ContainerWords, EndpointWords
 from insula.engine.contract import Instance
@@ -66,9 +68,7 @@ def attachments(words: ContainerWords, mode: str) -> tuple[NetworkAttachment, ..
         found[network] = attachment(network, endpoint)
     if words.mac_address and not (found.get(mode) and found[mode].mac):
         first = found.get(mode) or NetworkAttachment(network=mode)
-        found[mode] = NetworkAttachment(
-            network=mode, aliases=first.aliases, address=first.address, mac=_mac(words.mac_address)
-        )
+        found[mode] = msgspec.structs.replace(first, mac=_mac(words.mac_address))
     return tuple(found.values())
 
 
@@ -76,22 +76,34 @@ def attachment(network: str, endpoint: EndpointWords) -> NetworkAttachment:
     """One network's part. Raises Invalid and Unsupported."""
     if endpoint.links:
         raise refuse("Links", "legacy links do not exist here; put both containers on one user-made network")
-    if endpoint.ipam_config.ipv6_address or endpoint.ipam_config.link_local_ips:
-        raise refuse("IPAMConfig", "only IPv4 addresses are given to containers")
-    address = endpoint.ipam_config.ipv4_address
-    if address:
-        try:
-            ipaddress.IPv4Address(address)
-        except ValueError as fault:
-            raise Invalid(f"invalid IPv4 address: {address}", field="IPAMConfig.IPv4Address") from fault
-        if network == "default":
-            raise Invalid("user specified IP address is supported on user defined networks only")
+    asked = endpoint.ipam_config
+    if asked.link_local_ips:
+        raise refuse("IPAMConfig.LinkLocalIPs", "link-local addresses are chosen by the kernel; leave them out")
+    address = _address(asked.ipv4_address, 4)
+    address6 = _address(asked.ipv6_address, 6)
+    if network == "default" and (address or address6):
+        raise Invalid("user specified IP address is supported on user defined networks only")
     return NetworkAttachment(
         network=network,
         aliases=() if network == "default" else tuple(endpoint.aliases),
         address=address,
         mac=_mac(endpoint.mac_address),
+        address6=address6,
+        priority=endpoint.gw_priority,
+        options=endpoint.driver_opts,
     )
+
+
+def _address(text: str, version: int) -> str:
+    if not text:
+        return ""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        address = None
+    if address is None or address.version != version:
+        raise Invalid(f"invalid IPv{version} address: {text}", field=f"IPAMConfig.IPv{version}Address")
+    return str(address)
 
 
 def _mac(text: str) -> str:
@@ -125,10 +137,15 @@ def ports_of(words: ContainerWords, image_ports: Sequence[str]) -> tuple[PortMap
 
 def _published(port: str, bindings: Sequence[tuple[str, str]]) -> list[PortMapping]:
     number, protocol = parse_port(port)
-    return [
-        PortMapping(container_port=number, protocol=protocol, host_ip=_host_ip(ip), host_port=_host_port(text))
-        for ip, text in bindings
-    ]
+    found = []
+    for ip, text in bindings:
+        first, last = _host_ports(text)
+        found.append(
+            PortMapping(
+                container_port=number, protocol=protocol, host_ip=_host_ip(ip), host_port=first, last_host_port=last
+            )
+        )
+    return found
 
 
 def parse_port(text: str) -> tuple[int, Protocol]:
@@ -144,13 +161,19 @@ def parse_port(text: str) -> tuple[int, Protocol]:
     return int(number), cast(Protocol, protocol)
 
 
-def _host_port(text: str) -> int:
+def _host_ports(text: str) -> tuple[int, int]:
+    """One port (0: any), or the first and the last of those to choose from; the last is 0 for a single one."""
     first, dash, last = text.partition("-")
     if not text:
-        return 0
-    if not (first.isascii() and first.isdecimal() and int(first) < 65536) or (dash and last != first):
+        return 0, 0
+    numbers = [
+        int(each) if each.isascii() and each.isdecimal() else -1 for each in ((first, last) if dash else (first,))
+    ]
+    if not all(0 <= number <= 65535 for number in numbers) or (dash and not 0 < numbers[0] <= numbers[1]):
         raise Invalid(f'invalid port specification: "{text}"', field="PortBindings.HostPort")
-    return int(first)
+    if dash and numbers[0] != numbers[1]:
+        return numbers[0], numbers[1]
+    return numbers[0], 0
 
 
 def _host_ip(text: str) -> str:
