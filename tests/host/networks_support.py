@@ -14,11 +14,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import dnslib
+
 from insula.host import netlink, netns
 from insula.networks.manager import NodeNetworks
 from insula.networks.pool import settle
 
 HOST, OUTSIDE = "192.0.2.1", "192.0.2.9"
+HOST6, OUTSIDE6 = "2001:db8::1", "2001:db8::9"
 REPLY_S = 3.0
 
 
@@ -58,6 +61,18 @@ def _uplink(host: Path, outside: Path) -> None:
         rtnl.run(netlink.set_link("eth0", up=True), netlink.add_address(index, OUTSIDE, 24))
     with netns.inside(host), netlink.Rtnl() as rtnl:
         rtnl.run(netlink.add_default_route(rtnl.link("up0").index, OUTSIDE))  # type: ignore[union-attr]
+
+
+def add_ipv6(world: World) -> None:
+    """Addresses of the documentation's prefix on the wire between host and outside. Blocks."""
+    for path, name, address in ((world.host, "up0", HOST6), (world.outside, "eth0", OUTSIDE6)):
+        with netns.inside(path), netlink.Rtnl() as rtnl:
+            for setting in ("disable_ipv6", "accept_dad"):
+                netns.sysctl(f"ipv6/conf/{name}/{setting}", "0")
+            index = rtnl.link(name).index  # type: ignore[union-attr]
+            rtnl.run(netlink.add_address(index, address, 64))
+    with netns.inside(world.host), netlink.Rtnl() as rtnl:
+        rtnl.run(netlink.add_default_route(rtnl.link("up0").index, OUTSIDE6))  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager
@@ -120,7 +135,8 @@ class _Echo(asyncio.DatagramProtocol):
 
 async def bound(path: str | Path, address: str, port: int, kind: int) -> socket.socket:
     """A bound socket of a namespace."""
-    sock = await netns.visit(path, functools.partial(socket.socket, socket.AF_INET, kind | socket.SOCK_NONBLOCK))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = await netns.visit(path, functools.partial(socket.socket, family, kind | socket.SOCK_NONBLOCK))
     try:
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -162,3 +178,17 @@ async def run_in(path: str | Path, *arguments: str) -> tuple[int, str]:
         await process.wait()
         raise
     return process.returncode or 0, output.decode()
+
+
+async def lookup(path: str | Path, server: str, name: str, kind: str = "A") -> list[str]:
+    """What a DNS server says of a name when asked from inside of a namespace: the values, or the word for why not."""
+    packet = dnslib.DNSRecord.question(name, kind).pack()
+    sock = await netns.connect_in_netns(path, server, 53, protocol="udp")
+    try:
+        await asyncio.get_running_loop().sock_sendall(sock, packet)
+        async with asyncio.timeout(6):
+            reply = dnslib.DNSRecord.parse(await asyncio.get_running_loop().sock_recv(sock, 4096))
+    finally:
+        sock.close()
+    code = dnslib.RCODE[reply.header.rcode]
+    return [str(each.rdata) for each in reply.rr] if code == "NOERROR" else [code]

@@ -123,13 +123,13 @@ table inet insula {
     th dport 53 dnat ip to ip daddr . meta l4proto map @dns
     dnat ip to ip daddr . meta l4proto . th dport map @publish_at
     dnat ip to meta l4proto . th dport map @publish_any
+    ip6 daddr ::1 return
     dnat ip6 to ip6 daddr . meta l4proto . th dport map @publish_at6
     dnat ip6 to meta l4proto . th dport map @publish_any6
   }
   chain postrouting {
     type nat hook postrouting priority srcnat; policy accept;
     ct status dnat ip saddr 127.0.0.0/8 oifname @segments masquerade
-    ct status dnat ip6 saddr ::1 oifname @segments masquerade
     ct status dnat ip saddr . oifname @inside masquerade
     ct status dnat ip6 saddr . oifname @inside6 masquerade
     ip saddr . oifname @inside return
@@ -193,11 +193,11 @@ def test_the_rules_do_not_grow() -> None:
 
 def test_ports_of_both_versions_and_of_routed_networks() -> None:
     six = Published(owner="a", host_ip="::", host_port=80, container_port=80, protocol="tcp", address="fd00::2")
-    at = msgspec.structs.replace(six, host_ip="::1", host_port=81)
+    at = msgspec.structs.replace(six, host_ip="fd01::1", host_port=81)
     routed = msgspec.structs.replace(six, host_ip="", host_port=0)
     assert firewall.add_ports("t", [six, at, routed]).splitlines() == [
         "add element inet t publish_any6 { tcp . 80 : fd00::2 . 80 }",
-        "add element inet t publish_at6 { ::1 . tcp . 81 : fd00::2 . 80 }",
+        "add element inet t publish_at6 { fd01::1 . tcp . 81 : fd00::2 . 80 }",
         "add element inet t routed6 { fd00::2 . tcp . 80 }",
     ]
     assert firewall.delete_ports("t", [routed]) == "delete element inet t routed6 { fd00::2 . tcp . 80 }"

@@ -120,9 +120,11 @@ def test_where_ports_open() -> None:
     assert places_of("", ENDPOINT) == [("0.0.0.0", "10.0.0.2")]
     assert places_of("", BOTH) == [("0.0.0.0", "10.0.0.2"), ("::", "fd00::2")]
     assert places_of("192.0.2.1", BOTH) == [("192.0.2.1", "10.0.0.2")]
-    assert places_of("::1", BOTH) == [("::1", "fd00::2")]
-    with pytest.raises(Unsupported, match="IPv6"):
-        places_of("::1", ENDPOINT)
+    assert places_of("fd01::1", BOTH) == [("fd01::1", "fd00::2")]
+    with pytest.raises(Unsupported, match="no IPv6 address"):
+        places_of("fd01::1", ENDPOINT)
+    with pytest.raises(Unsupported, match="does not carry"):
+        places_of("::1", BOTH)
 
 
 def test_a_port_of_a_range_is_the_first_free_one() -> None:
@@ -197,6 +199,25 @@ def test_netlink_messages_of_known_bytes() -> None:
     assert request.command == "ip link set v0 master #7 up"
     address = netlink.add_address(3, "10.88.0.2", 16)
     assert address.body.hex() == ("0210000003000000080002000a580002080001000a580002080004000a58ffff")
+
+
+def test_netlink_messages_of_interfaces_on_a_parent() -> None:
+    child = netlink.add_child("ipvlan", "eth0", parent=2, data=netlink.ipvlan_data("l3", "private"), netns_fd=9)
+    assert child.command == "ip link add link #2 name eth0 type ipvlan"
+    told = netlink.attributes(child.body[16:])
+    assert (told[3], told[5], told[28]) == (b"eth0\0", b"\2\0\0\0", b"\x09\0\0\0")
+    info = netlink.attributes(told[18])
+    assert info[1] == b"ipvlan\0" and netlink.attributes(info[2]) == {1: b"\1\0", 2: b"\1\0"}
+    assert netlink.attributes(netlink.macvlan_data("passthru")) == {1: b"\x08\0\0\0"}
+    assert netlink.attributes(netlink.vlan_data(10)) == {1: b"\x0a\0"}
+
+
+def test_netlink_messages_of_ipv6() -> None:
+    assert netlink.add_address(3, "fd00::2", 64).body.hex() == (
+        "0a40020003000000" "14000100" "fd000000000000000000000000000002"
+    )  # fmt: skip
+    assert netlink.add_default_route(3, "fd00::1").command == "ip -6 route replace default via fd00::1 dev #3 metric 1"
+    assert netlink.add_default_route(3, "").command == "ip route replace default dev #3 metric 0"
 
 
 def test_netlink_answers_of_any_bytes() -> None:

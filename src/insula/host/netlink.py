@@ -216,13 +216,20 @@ def add_child(
     group: int = 0,
     netns_fd: int | None = None,
 ) -> Request:
-    """An interface on top of another one (`macvlan`, `ipvlan`, `vlan`), or a `dummy` (parent 0), down; with `netns_fd` it
-    appears in that namespace. `data` is what its kind wants to know: `macvlan_data` and its neighbours."""
-    body = _LINK.pack(0, 0, 0, 0, 0) + _text(3, name) + (_u32(5, parent) if parent else b"")
+    """An interface on top of another one (`macvlan`, `ipvlan`, `vlan`), down; with `netns_fd` it appears in that namespace.
+    `data` is what its kind wants to know: `macvlan_data` and its neighbours. EOPNOTSUPP where the kernel lacks the kind."""
+    body = _LINK.pack(0, 0, 0, 0, 0) + _text(3, name) + _u32(5, parent)
     body += (_mac(mac) if mac else b"") + (_u32(4, mtu) if mtu else b"") + _kind(kind, data)
     body += (_u32(27, group) if group else b"") + (_u32(28, netns_fd) if netns_fd is not None else b"")
-    on = f"link #{parent} " if parent else ""
-    return Request(_NEWLINK, ACCEPT | CREATE | EXCLUSIVE, body, f"ip link add {name} {on}type {kind}")
+    return Request(_NEWLINK, ACCEPT | CREATE | EXCLUSIVE, body, f"ip link add link #{parent} name {name} type {kind}")
+
+
+def add_pair(name: str, *, mtu: int, peer: str, group: int) -> Request:
+    """A veth pair, down, with both ends here."""
+    other = _LINK.pack(0, 0, 0, 0, 0) + _text(3, peer) + _u32(4, mtu) + _u32(27, group)
+    body = _LINK.pack(0, 0, 0, 0, 0) + _text(3, name) + _u32(4, mtu) + _u32(27, group)
+    body += _kind("veth", attribute(1 | _NESTED, other))
+    return Request(_NEWLINK, ACCEPT | CREATE | EXCLUSIVE, body, f"ip link add {name} type veth peer name {peer}")
 
 
 def macvlan_data(mode: str) -> bytes:

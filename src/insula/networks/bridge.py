@@ -37,9 +37,9 @@ class Bridge:
         """Never asked."""
         return f"{network.name} takes no end points."
 
-    def interface(self, kernel: Kernel, network: Network) -> str:
+    def interfaces(self, kernel: Kernel, network: Network) -> tuple[str, ...]:
         """The bridge."""
-        return network.bridge
+        return (network.bridge,)
 
     def shape(self, endpoint: Endpoint, network: Network) -> Endpoint:
         """As it was reserved; where the bridge has no address there is nothing to send things to."""

@@ -114,12 +114,12 @@ _PUBLISH = (
     "th dport 53 dnat ip to ip daddr . meta l4proto map @dns",
     "dnat ip to ip daddr . meta l4proto . th dport map @publish_at",
     "dnat ip to meta l4proto . th dport map @publish_any",
+    "ip6 daddr ::1 return",  # the kernel does not carry ::1 to another interface; a refusal makes clients try 127.0.0.1
     "dnat ip6 to ip6 daddr . meta l4proto . th dport map @publish_at6",
     "dnat ip6 to meta l4proto . th dport map @publish_any6",
 )
 _POSTROUTING = (
     "ct status dnat ip saddr 127.0.0.0/8 oifname @segments masquerade",
-    "ct status dnat ip6 saddr ::1 oifname @segments masquerade",
     "ct status dnat ip saddr . oifname @inside masquerade",
     "ct status dnat ip6 saddr . oifname @inside6 masquerade",
     "ip saddr . oifname @inside return",

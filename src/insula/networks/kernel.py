@@ -282,9 +282,22 @@ class Kernel:
                 netns_fd=namespace.fileno(),
             )  # fmt: skip
             cleanup.callback(self.remove_inside, endpoint)
-            self.rtnl.run(child)
+            self.add_child(child, kind)
             self.settle_inside(endpoint, namespace.fileno())
             cleanup.pop_all()
+
+    def add_child(self, child: netlink.Request, module: str) -> None:
+        """Make an interface of a kind that a kernel may lack. Raises HostFault naming the module."""
+        try:
+            self.rtnl.run(child)
+        except HostFault as fault:
+            if fault.code != errno.EOPNOTSUPP:
+                raise
+            raise HostFault(
+                f"The kernel lacks what this network needs: load the module {module}.",
+                command=f"modprobe {module}; {child.command}",
+                code=fault.code,
+            ) from fault
 
     def remove_inside(self, endpoint: Endpoint) -> None:
         """Remove an end point's interface from its namespace. Neither being there is fine."""

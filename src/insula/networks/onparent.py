@@ -2,7 +2,8 @@
 one's own link, with addresses of it. No bridge, no NAT, no published ports; the host itself is not reached through its parent.
 
 The parent is named by the option `parent`. `eth0.10` names VLAN 10 of eth0 and is made, and removed with the network, where the
-host does not have it. Without the option, or on an internal network, it is a dummy: end points then reach each other alone.
+host does not have it. Without the option it is one end of a pair that leads nowhere: end points then reach each other alone.
+(A dummy interface would do too, but not every kernel has them.)
 
 Sources: ip-link(8), linux/if_link.h, Docker's documentation of its macvlan and ipvlan drivers.
 """
@@ -13,7 +14,7 @@ import errno
 
 import msgspec
 
-from insula.errors import Forbidden, HostFault, Invalid
+from insula.errors import Forbidden, Invalid
 from insula.host import netlink
 from insula.networks import options, ranges
 from insula.networks.contract import Endpoint, Network
@@ -48,9 +49,10 @@ class OnParent:
                     raise Forbidden(f"network {other.name} is already using parent interface {parent}", field=PARENT)
         return ranges.complete(wish, others=view.networks, routes=(), pools=view.pools, gateways=gateways)
 
-    def interface(self, kernel: Kernel, network: Network) -> str:
-        """The parent."""
-        return parent_of(kernel, network)
+    def interfaces(self, kernel: Kernel, network: Network) -> tuple[str, ...]:
+        """The parent, and the other end of a pair."""
+        parent = parent_of(kernel, network)
+        return (parent, f"{parent}x")
 
     def shape(self, endpoint: Endpoint, network: Network) -> Endpoint:
         """Without an interface on the host, and without a way out where there is no parent."""
@@ -64,7 +66,8 @@ class OnParent:
         if kernel.has_interface(parent):
             return
         if parent != network.options.get(PARENT):
-            kernel.rtnl.run(netlink.add_child("dummy", parent, parent=0, group=kernel.group), ignore=(errno.EEXIST,))
+            pair = netlink.add_pair(parent, mtu=mtu, peer=f"{parent}x", group=kernel.group)
+            kernel.rtnl.run(pair, netlink.set_link(f"{parent}x", up=True, no_ipv6=True), ignore=(errno.EEXIST,))
         else:
             self._make_vlan(kernel, parent)
         kernel.rtnl.run(netlink.set_link(parent, up=True, no_ipv6=True))
@@ -75,16 +78,7 @@ class OnParent:
         if link is None:
             raise Invalid(f"-o parent interface was not found on the host: {parent}", field=PARENT)
         data = netlink.vlan_data(int(number))
-        try:
-            kernel.rtnl.run(netlink.add_child("vlan", parent, parent=link.index, data=data, group=kernel.group))
-        except HostFault as fault:
-            if fault.code in (errno.EOPNOTSUPP, errno.ENODEV):
-                raise HostFault(
-                    f"The kernel makes no VLAN interfaces, so {parent} cannot be made; load the module 8021q.",
-                    command=f"modprobe 8021q; ip link add link {below} name {parent} type vlan id {number}",
-                    code=fault.code,
-                ) from fault
-            raise
+        kernel.add_child(netlink.add_child("vlan", parent, parent=link.index, data=data, group=kernel.group), "8021q")
 
     def clear(self, kernel: Kernel, network: Network) -> None:
         """Remove the parent that was made."""
@@ -95,5 +89,5 @@ class OnParent:
 
 
 def parent_of(kernel: Kernel, network: Network) -> str:
-    """The parent's name: the host's interface, or the dummy's, which follows from the network's id."""
-    return network.options.get(PARENT) or f"{kernel.prefix}d{network.id[:8]}"
+    """The parent's name: the host's interface, or that of the pair, which follows from the network's id."""
+    return network.options.get(PARENT) or f"{kernel.prefix}d{network.id[:7]}"

@@ -3,7 +3,7 @@
 Packets to a published port never reach a socket, nftables sends them on before. The socket is there so that the kernel
 refuses the port to everybody else and us a port that somebody has, as Docker's proxy processes do: for TCP it listens,
 because a port that is merely bound with SO_REUSEADDR can be taken by another such socket, and without SO_REUSEADDR could
-not be bound while old connections linger in TIME_WAIT.
+not be bound while old connections linger in TIME_WAIT. IPv6 has the second drawback, see `hold`.
 """
 
 from __future__ import annotations
@@ -73,6 +73,12 @@ def places_of(host_ip: str, endpoint: Endpoint) -> list[Place]:
         return [(host, address) for host, address in every if address]
     if ":" not in host_ip:
         return [(host_ip, endpoint.address)] if endpoint.address else []
+    if ipaddress.ip_address(host_ip).is_loopback:
+        raise Unsupported(
+            f"a port cannot be published on {host_ip}: the kernel does not carry it to another interface",
+            field="host_ip",
+            hint="publish on 127.0.0.1",
+        )
     if not endpoint.address6:
         raise Unsupported(
             f"a port cannot be published on the IPv6 address {host_ip}: the container has no IPv6 address to lead it to",
@@ -106,8 +112,10 @@ def refusal(who: str, host_ip: str, port: int, *, hint: str | None = None) -> Co
 
 
 def hold(host_ip: str, port: int, protocol: str) -> socket.socket | None:
-    """Take a port from the host (0: any). None where the kernel cannot hold ports of that protocol. Raises OSError."""
+    """Take a port from the host (0: any). None where the kernel cannot hold ports of that protocol. Raises OSError. On IPv6
+    nobody listens: connections to ::1 come to this socket, since the kernel does not carry them on, and are to be refused."""
     kind, number = _KINDS[protocol]
+    listens = protocol != "udp" and ":" not in host_ip
     try:
         held = socket.socket(_family(host_ip), kind | socket.SOCK_CLOEXEC, number)
     except OSError as fault:
@@ -117,10 +125,10 @@ def hold(host_ip: str, port: int, protocol: str) -> socket.socket | None:
     try:
         if held.family == socket.AF_INET6:
             held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if protocol != "udp":
+        if listens:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((host_ip, port))
-        if protocol != "udp":
+        if listens:
             held.listen(1)
         return held
     except BaseException:

@@ -90,7 +90,7 @@ class Segments:
     def interfaces(self) -> set[str]:
         """The names of the host's interfaces that the networks themselves stand on."""
         known = [network for network in self.networks.values() if not network.config_only]
-        return {name for network in known if (name := self._types[network.driver].interface(self._kernel, network))}
+        return {name for each in known for name in self._types[each.driver].interfaces(self._kernel, each)}
 
     async def bring_up(self, network: Network) -> None:
         """What the network needs on the host; on a segment DNS, and DHCP where machines are; the firewall follows in one go."""

@@ -41,8 +41,8 @@ class NetworkType(Protocol):
         """Why nothing can be connected to such a network; unused where something can."""
         ...
 
-    def interface(self, kernel: Kernel, network: Network) -> str:
-        """The host's interface that the network stands on, empty for none. Pure."""
+    def interfaces(self, kernel: Kernel, network: Network) -> Sequence[str]:
+        """The host's interfaces that the network stands on. Pure."""
         ...
 
     def shape(self, endpoint: Endpoint, network: Network) -> Endpoint:
@@ -72,9 +72,9 @@ class Unattached:
     takes_endpoints = False
     has_segment = False
 
-    def interface(self, kernel: Kernel, network: Network) -> str:
+    def interfaces(self, kernel: Kernel, network: Network) -> Sequence[str]:
         """None."""
-        return ""
+        return ()
 
     def shape(self, endpoint: Endpoint, network: Network) -> Endpoint:
         """Never asked: `refusal` says why."""

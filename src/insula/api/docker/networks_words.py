@@ -22,7 +22,10 @@ from insula.networks.ranges import ranges_of
 
 _PREDEFINED = ("bridge", "host", "none", "default")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
-_NO_SWARM = 'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.'
+_NO_SWARM = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
+    "and try again."
+)
 _BRIDGE = "com.docker.network.bridge."
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
