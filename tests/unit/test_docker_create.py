@@ -122,6 +122,7 @@ def test_limits() -> None:
         memory_swap_bytes=2 << 30,
         cpu_quota_us=150_000,
         cpu_period_us=100_000,
+        nano_cpus=1_500_000_000,
         cpu_shares=5,
         pids_limit=7,
         cpuset_cpus="0",

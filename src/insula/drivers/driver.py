@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct, field
 
+from insula.host.cgroupstats import DeviceCount
 from insula.model.instance import InstanceSpec, Process, Resources
 
 
@@ -101,6 +102,11 @@ class Stats(Struct, frozen=True, kw_only=True):
     pids_limit: int = 0
     read_bytes: int = 0
     write_bytes: int = 0
+    memory_max_bytes: int = 0  # the most that was used; 0 where nobody counts it (version 2)
+    percpu_ns: tuple[int, ...] = ()  # likewise
+    periods: int = 0  # in which its CPU quota was at work
+    io_bytes: tuple[DeviceCount, ...] = ()  # by device; empty where only the sums above are known
+    io_operations: tuple[DeviceCount, ...] = ()
 
 
 class Channel(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -18,7 +19,8 @@ from insula.engine.resident import Resident
 from insula.engine.resolve import clean_path
 from insula.engine.roots import Place, mounted, placed
 from insula.engine.tarring import write_tar
-from insula.errors import Forbidden, Invalid, NotFound
+from insula.engine.users import look_up, read_accounts
+from insula.errors import Forbidden, HostFault, InsulaError, Invalid, NotFound
 from insula.host import xattrs
 from insula.host.folders import entries
 from insula.host.rootfd import open_in
@@ -72,6 +74,15 @@ def _in_root(place: Place, path: str, resident: Resident, work: Callable[[int, s
         raise NotFound(
             f"Could not find the file {path} in container {resident.entry.name}", kind="container", name=path
         ) from fault
+    except OSError as fault:
+        raise _odd(path, fault) from fault
+
+
+def _odd(path: str, fault: OSError) -> InsulaError:
+    """A path that cannot be walked: the client's fault where it goes round in circles or is too long."""
+    if fault.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+        return Invalid(f"{os.strerror(fault.errno).lower()} in {path[:255]}", field="path")
+    return HostFault(f"cannot reach {path[:255]}: {os.strerror(fault.errno or 0)}", code=fault.errno)
 
 
 def _followed(path: str) -> bool:
@@ -126,7 +137,7 @@ async def get_archive(parts: Parts, resident: Resident, path: str) -> AsyncItera
     """A tar of a path; its first member carries the path's last part as its name, as `docker cp` expects."""
     async with placed(parts, resident, path) as place:
         await in_thread(_stat, place, path, resident)  # refuse before the first byte
-        name = posixpath.basename(path.rstrip("/").removesuffix("/.").rstrip("/")) or "/"
+        name = "." if path.endswith("/.") else posixpath.basename(path.rstrip("/")) or "/"
 
         def work(pipe: Pipe) -> None:
             _in_root(place, path, resident, lambda parent, entry: write_tar(pipe, parent, entry, name))
@@ -136,18 +147,34 @@ async def get_archive(parts: Parts, resident: Resident, path: str) -> AsyncItera
 
 
 async def put_archive(
-    parts: Parts, resident: Resident, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool
+    parts: Parts,
+    resident: Resident,
+    path: str,
+    archive: AsyncIterator[bytes],
+    *,
+    no_overwrite_dir: bool,
+    as_user: bool = False,
 ) -> None:
     """Unpack into a folder of the instance. Raises NotFound, Invalid (not a folder, a bad archive), Forbidden (read-only)."""
     async with placed(parts, resident, path) as place:
         if place.readonly:
             raise Forbidden(place.readonly)
+        owner = await in_thread(_user_of, resident, place.root) if as_user else None
         folder = await in_thread(_open_folder, place, path, resident)
         try:
             target = f"/proc/self/fd/{folder}"
-            await consume(archive, lambda source: unpack(Plain(source), target, keep_folders=no_overwrite_dir))
+            await consume(
+                archive, lambda source: unpack(Plain(source), target, keep_folders=no_overwrite_dir, owner=owner)
+            )
         finally:
             os.close(folder)
+
+
+def _user_of(resident: Resident, root: str) -> tuple[int, int]:
+    """Whom the instance's first process runs as."""
+    image = resident.image.config.user if resident.image else ""
+    user = look_up(resident.entry.config.user or image, read_accounts(root))
+    return user.uid, user.gid
 
 
 def _open_folder(place: Place, path: str, resident: Resident) -> int:
@@ -160,6 +187,8 @@ def _open_folder(place: Place, path: str, resident: Resident) -> int:
         ) from fault
     except NotADirectoryError as fault:
         raise Invalid("extraction point is not a directory", field="path") from fault
+    except OSError as fault:
+        raise _odd(path, fault) from fault
     finally:
         os.close(root)
 
@@ -171,7 +200,7 @@ async def export(parts: Parts, resident: Resident) -> AsyncIterator[bytes]:
         def work(pipe: Pipe) -> None:
             root = os.open(merged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                write_tar(pipe, root, ".", ".")
+                write_tar(pipe, root, ".", "")
             finally:
                 os.close(root)
 

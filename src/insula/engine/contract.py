@@ -74,6 +74,8 @@ class Instance(Struct, frozen=True, kw_only=True):
     folder: str = ""  # the files made for it: hosts, hostname, resolv.conf
     log_path: str = ""  # empty when it keeps no log
     rootfs: str = ""
+    upper: str = ""  # the writable layer of its root file system
+    lowers: tuple[str, ...] = ()  # the layers below, the topmost first
 
 
 class ResolvedMount(Struct, frozen=True, kw_only=True):
@@ -301,9 +303,16 @@ class Engine(Protocol):
         ...
 
     async def put_archive(
-        self, id: str, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool = False
+        self,
+        id: str,
+        path: str,
+        archive: AsyncIterator[bytes],
+        *,
+        no_overwrite_dir: bool = False,
+        as_user: bool = False,
     ) -> None:
-        """Unpack a tar into a folder inside; never outside of the root, whatever the archive says."""
+        """Unpack a tar into a folder inside; never outside of the root, whatever the archive says. `as_user`: all of it is
+        owned by the user of the instance."""
         ...
 
     async def changes(self, id: str) -> Sequence[tuple[str, int]]:

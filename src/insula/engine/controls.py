@@ -239,14 +239,18 @@ async def _halt_now(resident: Resident, grace_s: float) -> None:
 
 async def rename(parts: Parts, resident: Resident, name: str) -> None:
     """Give it another name. Raises Conflict, Invalid."""
-    bare = check_name(name) if name.strip("/") else ""
-    if not bare:
+    if not name:
         raise Invalid("Neither old nor new names may be empty", field="name")
     async with resident.lock:
         old = resident.entry.name
-        if bare == old:
-            raise Invalid("Renaming a container with the same name as its current name", field="name")
-        parts.names.take(bare, resident.id)
+        try:
+            bare = check_name("/" + name.removeprefix("/"))
+            if bare == old:
+                raise Invalid("Renaming a container with the same name as its current name", field="name")
+            parts.names.take(bare, resident.id)
+        except (Invalid, Conflict) as fault:
+            same = fault.message.startswith("Renaming")
+            raise fault if same else type(fault)(f"Error when allocating new name: {fault.message}") from fault
         try:
             await resident.save(config=msgspec.structs.replace(resident.entry.config, name=bare))
         except BaseException:

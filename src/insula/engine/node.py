@@ -317,11 +317,19 @@ class NodeEngine:
         return archives.get_archive(self._parts, self._parts.find(id), path)
 
     async def put_archive(
-        self, id: str, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool = False
+        self,
+        id: str,
+        path: str,
+        archive: AsyncIterator[bytes],
+        *,
+        no_overwrite_dir: bool = False,
+        as_user: bool = False,
     ) -> None:
         """See the contract."""
         resident = self._parts.find(id)
-        await archives.put_archive(self._parts, resident, path, archive, no_overwrite_dir=no_overwrite_dir)
+        await archives.put_archive(
+            self._parts, resident, path, archive, no_overwrite_dir=no_overwrite_dir, as_user=as_user
+        )
         self._parts.say(resident, "extract-to-dir", path=path)
 
     async def changes(self, id: str) -> Sequence[tuple[str, int]]:

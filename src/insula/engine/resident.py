@@ -155,4 +155,6 @@ class Resident:
             folder=folder,
             log_path=log_path,
             rootfs=entry.rootfs,
+            upper=entry.upper,
+            lowers=entry.lowers,
         )

@@ -24,8 +24,8 @@ _KINDS = {
 
 
 def write_tar(pipe: Pipe, parent: int, entry: str, name: str) -> None:
-    """Write `entry` of the folder behind `parent` and all below it; in the archive it is called `name`. Sockets are left
-    out: a tar cannot hold them. Raises NotFound."""
+    """Write `entry` of the folder behind `parent` and all below it; in the archive it is called `name`; with an empty name
+    what lies in a folder has no prefix. Sockets are left out: a tar cannot hold them. Raises NotFound."""
     with tarfile.open(fileobj=cast(IO[bytes], pipe), mode="w|", format=tarfile.PAX_FORMAT) as archive:
         try:
             _Writer(archive).add(parent, entry, name)
@@ -69,7 +69,7 @@ class _Writer:
             self._folder(parent, entry, name)
 
     def _header(self, parent: int, entry: str, name: str, status: os.stat_result, kind: bytes) -> tarfile.TarInfo:
-        member = tarfile.TarInfo(name)
+        member = tarfile.TarInfo(name or ".")
         member.type, member.mode = kind, stat.S_IMODE(status.st_mode)
         member.uid, member.gid = status.st_uid, status.st_gid
         member.mtime = status.st_mtime_ns / 1e9 if status.st_mtime_ns % 1_000_000_000 else status.st_mtime_ns // 10**9
@@ -105,7 +105,7 @@ class _Writer:
         try:
             for child in self._children(folder):
                 try:
-                    self.add(folder, child, f"{name.rstrip('/')}/{child}" if name != "." else child)
+                    self.add(folder, child, f"{name.rstrip('/')}/{child}" if name else child)
                 except FileNotFoundError:
                     continue  # gone since it was listed
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -28,6 +29,20 @@ class Counters(Struct, frozen=True, kw_only=True):
     pids_limit: int = 0
     read_bytes: int = 0
     write_bytes: int = 0
+    memory_max_bytes: int = 0
+    percpu_ns: tuple[int, ...] = ()
+    periods: int = 0
+    io_bytes: tuple[DeviceCount, ...] = ()
+    io_operations: tuple[DeviceCount, ...] = ()
+
+
+class DeviceCount(Struct, frozen=True):
+    """One counter of one block device; `operation` in the kernel's words: read, write, and what else it counts."""
+
+    major: int
+    minor: int
+    operation: str
+    value: int
 
 
 def counters(group: Group) -> Counters:
@@ -48,7 +63,8 @@ def _number(text: str) -> int:
 
 def _v2(folder: Path) -> Counters:
     cpu = table(read(folder / "cpu.stat"))
-    read_bytes, write_bytes = parse_io_stat(read(folder / "io.stat"))
+    io = read(folder / "io.stat")
+    read_bytes, write_bytes = parse_io_stat(io)
     return Counters(
         cpu_total_ns=cpu.get("usage_usec", 0) * 1000,
         cpu_user_ns=cpu.get("user_usec", 0) * 1000,
@@ -62,6 +78,9 @@ def _v2(folder: Path) -> Counters:
         pids_limit=_limit(read(folder / "pids.max")),
         read_bytes=read_bytes,
         write_bytes=write_bytes,
+        periods=cpu.get("nr_periods", 0),
+        io_bytes=tuple(devices_of_io(io, {"rbytes": "read", "wbytes": "write"})),
+        io_operations=tuple(devices_of_io(io, {"rios": "read", "wios": "write"})),
     )
 
 
@@ -74,9 +93,11 @@ def _v1(group: Group) -> Counters:
 
     split = table(text("cpuacct", "cpuacct.stat"))
     throttle = table(text("cpu", "cpu.stat"))
-    read_bytes, write_bytes = parse_blkio(
-        text("blkio", "blkio.throttle.io_service_bytes_recursive") or text("blkio", "blkio.throttle.io_service_bytes")
+    served = text("blkio", "blkio.throttle.io_service_bytes_recursive") or text(
+        "blkio", "blkio.throttle.io_service_bytes"
     )
+    done = text("blkio", "blkio.throttle.io_serviced_recursive") or text("blkio", "blkio.throttle.io_serviced")
+    read_bytes, write_bytes = parse_blkio(served)
     return Counters(
         cpu_total_ns=_number(text("cpuacct", "cpuacct.usage")),
         cpu_user_ns=split.get("user", 0) * TICK_NS,
@@ -90,7 +111,31 @@ def _v1(group: Group) -> Counters:
         pids_limit=_limit(text("pids", "pids.max")),
         read_bytes=read_bytes,
         write_bytes=write_bytes,
+        memory_max_bytes=_number(text("memory", "memory.max_usage_in_bytes")),
+        percpu_ns=tuple(int(word) for word in text("cpuacct", "cpuacct.usage_percpu").split() if word.isdigit()),
+        periods=throttle.get("nr_periods", 0),
+        io_bytes=tuple(devices_of_blkio(served)),
+        io_operations=tuple(devices_of_blkio(done)),
     )
+
+
+def devices_of_io(text: str, words: Mapping[str, str]) -> Iterator[DeviceCount]:
+    """Version 2's io.stat, by device: the counters that `words` names, under the names it gives them."""
+    for line in text.splitlines():
+        device, *pairs = line.split() or [""]
+        major, _, minor = device.partition(":")
+        for key, _, value in (pair.partition("=") for pair in pairs):
+            if key in words and (major + minor + value).isdigit():
+                yield DeviceCount(int(major), int(minor), words[key], int(value))
+
+
+def devices_of_blkio(text: str) -> Iterator[DeviceCount]:
+    """Version 1's `MAJ:MIN Operation N` lines."""
+    for line in text.splitlines():
+        words = line.split()
+        major, _, minor = words[0].partition(":") if words else ("", "", "")
+        if len(words) == 3 and (major + minor + words[2]).isdigit():
+            yield DeviceCount(int(major), int(minor), words[1].lower(), int(words[2]))
 
 
 def parse_io_stat(text: str) -> tuple[int, int]:

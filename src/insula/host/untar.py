@@ -36,16 +36,26 @@ class Unpacked:
         self.has_root = False
 
 
-def unpack(source: Source, folder: str, *, overlay: bool = False, keep_folders: bool = False) -> Unpacked:
+def unpack(
+    source: Source,
+    folder: str,
+    *,
+    overlay: bool = False,
+    keep_folders: bool = False,
+    owner: tuple[int, int] | None = None,
+) -> Unpacked:
     """Unpack a plain tar into an existing folder and read it to its very end.
 
-    `keep_folders`: refuse to put a file where a folder is and a folder where a file is. Raises Invalid, TooLarge,
+    `keep_folders`: refuse to put a file where a folder is and a folder where a file is. `owner`: user and group of all that is
+    made, whatever the archive says. Raises Invalid, TooLarge,
     HostFault (the disk).
     """
     with Root(folder) as root:
         work = _Unpack(root, overlay, keep_folders)
         members = Members(source)
         for member in members:
+            if owner is not None:
+                member.uid, member.gid = owner
             try:
                 work.add(members, member)
             except OSError as error:

@@ -33,6 +33,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     cpu_shares: int | None = None
     cpu_quota_us: int | None = None
     cpu_period_us: int | None = None
+    nano_cpus: int | None = None  # what quota and period were asked as, in Docker's billionths of a processor
     cpuset_cpus: str | None = None
     cpuset_mems: str | None = None
     memory_bytes: int | None = None

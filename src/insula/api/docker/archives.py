@@ -61,6 +61,7 @@ async def put(call: Call) -> web.StreamResponse:
         _path(call),
         body_chunks(call.request),
         no_overwrite_dir=call.flag("noOverwriteDirNonDir"),
+        as_user=call.flag("copyUIDGID"),
     )
     return web.Response(status=200)
 

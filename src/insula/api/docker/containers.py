@@ -168,7 +168,7 @@ async def update(call: Call) -> web.StreamResponse:
     resources = resources_of(words)
     if not words.memory_swap:
         resources = msgspec.structs.replace(resources, memory_swap_bytes=None)
-        _check_swap(instance, words.memory)
+    _check_conflicts(instance, words)
     policy = None
     if words.restart_policy.name:
         policy = restart_of(words.restart_policy, auto_remove=instance.config.auto_remove)
@@ -176,15 +176,30 @@ async def update(call: Call) -> web.StreamResponse:
     return json_response({"Warnings": warnings or None})
 
 
-def _check_swap(instance: Instance, memory: int) -> None:
-    swap = instance.config.resources.memory_swap_bytes or 0
-    if 0 < swap < memory:
-        raise Conflict(
-            f"Cannot update container {instance.id}: "  # noqa: S608 - a sentence, no SQL
-            "Memory limit should be smaller than already set memoryswap limit, "
-            "update the memoryswap at the same time",
-            field="Memory",
+def _check_conflicts(instance: Instance, words: UpdateWords) -> None:
+    """What cannot change beside what the container has already. Raises Conflict with the Docker Engine's sentences."""
+    has = instance.config.resources
+    own = not has.nano_cpus  # quota and period were asked for as such
+    for wrong, sentence in (
+        (
+            words.nano_cpus and own and has.cpu_period_us,
+            "Nano CPUs cannot be updated as CPU Period has already been set",
+        ),
+        (words.nano_cpus and own and has.cpu_quota_us, "Nano CPUs cannot be updated as CPU Quota has already been set"),
+        (words.cpu_period and has.nano_cpus, "CPU Period cannot be updated as NanoCPUs has already been set"),
+        (words.cpu_quota and has.nano_cpus, "CPU Quota cannot be updated as NanoCPUs has already been set"),
+    ):
+        if wrong:
+            raise _not_updated(instance, f"Conflicting options: {sentence}")
+    if words.memory and not words.memory_swap and words.memory > (has.memory_swap_bytes or 0):
+        raise _not_updated(
+            instance,
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time",
         )
+
+
+def _not_updated(instance: Instance, sentence: str) -> Conflict:
+    return Conflict(f"Cannot update container {instance.id}: {sentence}")
 
 
 # --- waiting ------------------------------------------------------------------------------------------------------

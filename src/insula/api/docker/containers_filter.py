@@ -20,6 +20,7 @@ KNOWN = (
     "publish", "since", "status", "volume",
 )  # fmt: skip
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+_HEALTH = ("none", "starting", "healthy", "unhealthy")
 _ALIVE = ("running", "paused", "restarting")
 _PATTERN_LIMIT = 256
 
@@ -31,6 +32,12 @@ def choose(
     for value in filters.get("status"):
         if value not in _STATES:
             raise Invalid(f"invalid filter 'status={value}'", field="filters")
+    for value in filters.get("health"):
+        if value not in _HEALTH:
+            raise Invalid(f"unrecognized filter value for health: {value}", field="filters")
+    for value in filters.get("exited"):
+        if not re.fullmatch(r"[+-]?[0-9]{1,9}", value):
+            raise Invalid(f'strconv.Atoi: parsing "{value}": invalid syntax', field="filters")
     newer, older = _edge(instances, filters, "since"), _edge(instances, filters, "before")
     tests = _patterns(filters, "name"), _patterns(filters, "id")
     return [
@@ -83,14 +90,13 @@ def _passes(each: Instance, filters: Filters) -> bool:
     return (
         filters.labels(labels_of(each))
         and filters.any("status", lambda value: value == each.state.name)
-        and filters.any("exited", lambda value: each.state.name == "exited" and value == str(each.state.exit_code))
+        and filters.any("exited", lambda value: each.state.name == "exited" and int(value) == each.state.exit_code)
         and filters.any("health", lambda value: value == (each.state.health or "none"))
         and filters.any("ancestor", lambda value: _descends(each, value))
         and filters.any("volume", lambda value: _mounts(each, value))
         and filters.any("expose", lambda value: _port_in(value, ports))
         and filters.any("publish", lambda value: _port_in(value, published))
         and not filters.flag("is-task")
-        and filters.any("isolation", lambda value: value in ("", "default"))
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -49,13 +50,22 @@ def inspect_words(
         "AppArmorProfile": (instance.config.security.apparmor or "") if apparmor else "",
         "ExecIDs": list(exec_ids) or None,
         "HostConfig": host_words(instance, cgroupns=cgroupns),
-        "GraphDriver": {"Name": STORAGE, "Data": {"MergedDir": instance.rootfs, "ID": instance.id}},
+        "GraphDriver": {"Name": STORAGE, "Data": _layers(instance)},
         "Mounts": mounts_words(instance),
         "Config": config_words(instance),
         "NetworkSettings": network_words(instance, networks),
     }
     if sizes is not None:
         words["SizeRw"], words["SizeRootFs"] = sizes
+    return words
+
+
+def _layers(instance: Instance) -> dict[str, str]:
+    """Where the file system lies, in the words of Docker's overlay2; nothing for a machine."""
+    words = {"ID": instance.id, "MergedDir": instance.rootfs}
+    if instance.upper:
+        work = posixpath.join(posixpath.dirname(instance.upper), "work")
+        words |= {"LowerDir": ":".join(instance.lowers), "UpperDir": instance.upper, "WorkDir": work}
     return words
 
 

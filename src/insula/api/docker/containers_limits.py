@@ -40,6 +40,7 @@ def resources_of(words: ResourceWords) -> Resources:
         cpu_shares=words.cpu_shares or None,
         cpu_quota_us=quota or None,
         cpu_period_us=period or None,
+        nano_cpus=words.nano_cpus or None,
         cpu_rt_period_us=words.cpu_realtime_period or None,
         cpu_rt_runtime_us=words.cpu_realtime_runtime or None,
         cpuset_cpus=words.cpuset_cpus or None,

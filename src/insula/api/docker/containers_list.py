@@ -104,7 +104,8 @@ async def top(call: Call) -> web.StreamResponse:
     try:
         done = await spawn.run(["ps", *arguments], deadline_s=10)
     except HostFault as fault:
-        raise Invalid(f"ps: {fault.stderr or fault.message}", field="ps_args") from fault
+        lines = (fault.stderr or fault.message).strip().splitlines() or ["failed"]
+        raise Invalid(f"ps: {lines[0]}", field="ps_args") from fault
     return json_response(parse_ps(done.stdout.decode(errors="replace"), set(pids)))
 
 

@@ -35,7 +35,7 @@ _WHOLE = 64 * 1024  # log lines are sent together up to this many bytes
 async def attach(call: Call) -> web.StreamResponse:
     """`POST /containers/{id}/attach`: takes the connection over."""
     instance, session = await _session(call, framed=True)
-    streams = await call.door.engine.attach(instance.id) if call.flag("stream") else None
+    streams = await _streams(call, instance, session)
     try:
         client = hijack(call.request, content_type(tty=instance.config.tty, version=call.version))
     except BaseException:
@@ -54,9 +54,15 @@ async def attach(call: Call) -> web.StreamResponse:
 async def attach_websocket(call: Call) -> web.StreamResponse:
     """`GET /containers/{id}/attach/ws`: the same without frames, in messages."""
     instance, session = await _session(call, framed=False)
-    streams = await call.door.engine.attach(instance.id) if call.flag("stream") else None
+    streams = await _streams(call, instance, session)
     assert isinstance(call.request, web.Request)
     return await over_websocket(call.request, lambda client: _serve(call, instance, session, streams, client))
+
+
+async def _streams(call: Call, instance: Instance, session: Session) -> Streams | None:
+    """None where nothing live is asked for: such an attachment ends at once."""
+    wanted = call.flag("stream") and (session.stdin or session.stdout or session.stderr)
+    return await call.door.engine.attach(instance.id) if wanted else None
 
 
 async def _session(call: Call, *, framed: bool) -> tuple[Instance, Session]:
@@ -105,10 +111,17 @@ async def resize(call: Call) -> web.StreamResponse:
 
 def size_of(call: Call) -> tuple[int, int]:
     """The terminal's size in the query. Raises Invalid."""
-    width, height = call.number("w", 0) or 0, call.number("h", 0) or 0
+    height, width = (_side(call, name, word) for name, word in (("h", "height"), ("w", "width")))
     if not (0 <= width < 65536 and 0 <= height < 65536):
         raise Invalid(f"a terminal cannot be {width} by {height} characters", field="w")
     return width, height
+
+
+def _side(call: Call, name: str, word: str) -> int:
+    text = call.text(name)
+    if not text.isascii() or not text.isdigit():
+        raise Invalid(f'invalid resize {word} "{text}": invalid syntax', field=name)
+    return int(text)
 
 
 # --- logs ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from typing import Any
 
@@ -61,7 +62,7 @@ async def start(call: Call) -> web.StreamResponse:
     engine = call.door.engine
     made = await engine.exec_get(call.params["id"])
     if made.running or made.exit_code is not None:
-        raise Conflict(f"Error: Exec command {made.id} has already run")
+        raise Conflict(f"Error: Exec command {made.id} {'is already running' if made.running else 'has already run'}")
     said = call.door.exec_words(made.id)
     tty = made.process.tty
     if words.detach:
@@ -120,6 +121,7 @@ async def inspect(call: Call) -> web.StreamResponse:
 def exec_words(made: Exec, said: ExecWords) -> dict[str, Any]:
     """As dockerd shows an exec."""
     program, *arguments = made.process.args
+    keys = parse_detach_keys(said.detach_keys) if said.detach_keys else b""
     return {
         "ID": made.id,
         "Running": made.running,
@@ -129,14 +131,14 @@ def exec_words(made: Exec, said: ExecWords) -> dict[str, Any]:
             "entrypoint": program,
             "arguments": arguments,
             "privileged": made.process.privileged,
-            "user": said.user,
+            **({"user": said.user} if said.user else {}),
         },
         "OpenStdin": said.stdin,
         "OpenStderr": said.stderr,
         "OpenStdout": said.stdout,
-        "CanRemove": made.exit_code is not None,
+        "CanRemove": False,
         "ContainerID": made.instance,
-        "DetachKeys": said.detach_keys,
+        "DetachKeys": base64.b64encode(keys).decode(),
         "Pid": made.pid,
     }
 

@@ -55,7 +55,7 @@ class Filters:
             return default
         found = {_TRUTH.get(value.lower()) for value in values}
         if len(found) != 1 or None in found:
-            raise Invalid(f"invalid filter '{name}={list(values)}'", field="filters")
+            raise Invalid(f"invalid filter '{name}=[{' '.join(values)}]'", field="filters")
         return bool(found.pop())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from insula.api.web import encode, json_response, streaming
 from insula.drivers.driver import Stats
 from insula.engine.contract import Engine, Instance
 from insula.errors import NotFound
+from insula.host.cgroupstats import DeviceCount
 from insula.tasks import in_thread
 
 _INTERVAL_S = 1.0
@@ -38,11 +40,12 @@ def cpu_words(stats: Stats, system_ns: int, cpus: int) -> dict[str, Any]:
             "total_usage": stats.cpu_total_ns,
             "usage_in_kernelmode": stats.cpu_system_ns,
             "usage_in_usermode": stats.cpu_user_ns,
+            **({"percpu_usage": list(stats.percpu_ns)} if stats.percpu_ns else {}),
         },
         "system_cpu_usage": system_ns,
         "online_cpus": cpus,
         "throttling_data": {
-            "periods": 0,
+            "periods": stats.periods,
             "throttled_periods": stats.throttled_periods,
             "throttled_time": stats.throttled_ns,
         },
@@ -66,17 +69,15 @@ def stats_words(
 ) -> dict[str, Any]:
     """One reading. `previous`: when the one before was made, and its `cpu_stats`."""
     before, precpu = previous or (NEVER, EMPTY_CPU)
-    io = [{"major": 0, "minor": 0, "op": "read", "value": stats.read_bytes}]
-    io.append({"major": 0, "minor": 0, "op": "write", "value": stats.write_bytes})
     words: dict[str, Any] = {
         "name": f"/{instance.config.name}",
         "id": instance.id,
         "read": read,
         "preread": before,
-        "pids_stats": {"current": stats.pids, **({"limit": stats.pids_limit} if stats.pids_limit else {})},
+        "pids_stats": _without_zero(current=stats.pids, limit=stats.pids_limit),
         "blkio_stats": {
-            "io_service_bytes_recursive": io if stats.read_bytes or stats.write_bytes else None,
-            "io_serviced_recursive": None,
+            "io_service_bytes_recursive": _device_words(stats.io_bytes) or _sum_words(stats),
+            "io_serviced_recursive": _device_words(stats.io_operations),
             "io_queue_recursive": None,
             "io_service_time_recursive": None,
             "io_wait_time_recursive": None,
@@ -90,11 +91,28 @@ def stats_words(
         "precpu_stats": precpu,
         "memory_stats": {
             "usage": stats.memory_bytes,
+            **_without_zero(max_usage=stats.memory_max_bytes),
             "stats": stats.memory_detail,
             "limit": stats.memory_limit_bytes or (stats.memory_bytes and _HOST_MEMORY),
         },
     }
     return words | ({"networks": networks} if networks else {})
+
+
+def _without_zero(**numbers: int) -> dict[str, int]:
+    return {name: number for name, number in numbers.items() if number}
+
+
+def _device_words(counts: Sequence[DeviceCount]) -> list[dict[str, Any]] | None:
+    return [
+        {"major": each.major, "minor": each.minor, "op": each.operation, "value": each.value} for each in counts
+    ] or None
+
+
+def _sum_words(stats: Stats) -> list[dict[str, Any]] | None:
+    if not (stats.read_bytes or stats.write_bytes):
+        return None
+    return _device_words([DeviceCount(0, 0, "read", stats.read_bytes), DeviceCount(0, 0, "write", stats.write_bytes)])
 
 
 def read_interfaces(names: dict[str, str]) -> dict[str, dict[str, int]]:

@@ -240,7 +240,7 @@ def _limits(config: InstanceConfig, sent: Mapping[str, Any]) -> dict[str, Any]:
         "Memory": limits.memory_bytes or 0,
         "MemoryReservation": limits.memory_reservation_bytes or 0,
         "MemorySwap": limits.memory_swap_bytes or 0,
-        "PidsLimit": limits.pids_limit,
+        "PidsLimit": None if limits.pids_limit is None else max(0, limits.pids_limit),
         "CpusetCpus": limits.cpuset_cpus or "",
         "CpusetMems": limits.cpuset_mems or "",
         "BlkioWeight": limits.blkio_weight or 0,
@@ -257,10 +257,9 @@ def _limits(config: InstanceConfig, sent: Mapping[str, Any]) -> dict[str, Any]:
         "BlkioDeviceWriteIOps": _throttle_words(limits.write_iops),
     }
     words |= {name: [] if each is None and sent.get(name) == [] else each for name, each in lists.items()}
-    quota, period = limits.cpu_quota_us or 0, limits.cpu_period_us or 0
-    if sent.get("CpuQuota") or sent.get("CpuPeriod") or not quota:
-        return words | {"CpuQuota": quota, "CpuPeriod": period, "NanoCpus": 0}
-    return words | {"CpuQuota": 0, "CpuPeriod": 0, "NanoCpus": quota * 1_000_000_000 // (period or 100_000)}
+    if limits.nano_cpus:
+        return words | {"CpuQuota": 0, "CpuPeriod": 0, "NanoCpus": limits.nano_cpus}
+    return words | {"CpuQuota": limits.cpu_quota_us or 0, "CpuPeriod": limits.cpu_period_us or 0, "NanoCpus": 0}
 
 
 def mode_words(config: InstanceConfig, sent: Mapping[str, Any]) -> str:

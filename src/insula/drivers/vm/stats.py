@@ -34,4 +34,5 @@ def combine(counted: Counters, blocks: list[dict[str, Any]], memory_bytes: int) 
     known["memory_limit_bytes"] = counted.memory_limit_bytes or memory_bytes
     known["read_bytes"] = sum(block["stats"]["rd_bytes"] for block in blocks)
     known["write_bytes"] = sum(block["stats"]["wr_bytes"] for block in blocks)
+    known["io_bytes"] = known["io_operations"] = ()  # the host's view of the image files, which is not the guest's
     return Stats(**known)
