@@ -173,7 +173,7 @@ def test_applies_dockerfile_instructions() -> None:
         ],
     )  # fmt: skip
     assert changed == {
-        "Env": ["B=2", "A=3", "C=4 5", "OLD=way of writing"],
+        "Env": ["A=3", "B=2", "C=4 5", "OLD=way of writing"],
         "Cmd": ["/bin/a", "b"],
         "Entrypoint": ["/bin/sh", "-c", "run it"],
         "ExposedPorts": {"80/tcp": {}, "53/udp": {}},
