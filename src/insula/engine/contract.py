@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct, field
 
 from insula.drivers.driver import Capability, Channel, Stats, Streams
+from insula.engine.building.contract import Builder
 from insula.images.contract import Image, ImageStore, Use
 from insula.model.instance import (
     InstanceConfig,
@@ -152,6 +153,11 @@ class Engine(Protocol):
     images: ImageStore
     networks: Networks
     volumes: Volumes
+
+    @property
+    def builder(self) -> Builder:
+        """What builds images here."""
+        ...
 
     # life cycle
     async def create(self, config: InstanceConfig) -> Instance:

@@ -5,6 +5,7 @@ here they are put together, and a verb that a client began is carried to its end
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -15,6 +16,7 @@ from insula.drivers import available
 from insula.drivers.driver import Capability, Driver, Stats, Streams
 from insula.engine import archive as archives
 from insula.engine import attaching, committing, controls, execing, recovery, sandboxes
+from insula.engine.building.contract import Builder
 from insula.engine.checks import need
 from insula.engine.contract import Event, Exec, Instance, LogLine, PathStat, Sandbox, SandboxConfig, State
 from insula.engine.events import EventLog
@@ -30,6 +32,7 @@ from insula.engine.settings import EnginePaths, EngineSettings
 from insula.errors import Conflict, Unavailable, Unsupported, gather
 from insula.host.pidfd import boot_id
 from insula.images.contract import Image, Use
+from insula.images.drafts import Drafts
 from insula.images.store import NodeImages
 from insula.model.instance import InstanceConfig, NetworkAttachment, Process, Resources, RestartPolicy
 from insula.networks.contract import Networks
@@ -44,8 +47,9 @@ _FINISH_S = 10.0  # how long `close` lets verbs under way come to their end
 class NodeEngine:
     """The engine of one node. `await NodeEngine.open(...)`, then `recover()`, then everything else, then `close()`."""
 
-    def __init__(self, parts: Parts, undo: AsyncExitStack, closing: _Closing) -> None:
+    def __init__(self, parts: Parts, drafts: Drafts, undo: AsyncExitStack, closing: _Closing) -> None:
         self._parts = parts
+        self._drafts = drafts
         self._undo = undo
         self._closing = closing
         self._verbs: set[asyncio.Task[Any]] = set()
@@ -97,8 +101,15 @@ class NodeEngine:
                 tasks=tasks,
             )
             undo.callback(parts.watches.close)
-            return cls(parts, undo.pop_all(), closing)
+            return cls(parts, images.drafts(), undo.pop_all(), closing)
         raise AssertionError("unreachable")
+
+    @functools.cached_property
+    def builder(self) -> Builder:
+        """See the contract."""
+        from insula.engine.building.builder import NodeBuilder  # a third of a second, only where something is built
+
+        return NodeBuilder(self, self._parts, self._drafts)
 
     async def _carry(self, work: Coroutine[Any, Any, T], name: str) -> T:
         """Do it to its end even if whoever asked goes away in the middle: half a start is nobody's wish."""

@@ -127,7 +127,7 @@ async def _root(work: Preparation) -> None:
     if image is None or work.resident.entry.config.machine is not None:
         return
     work.undo.push(work.parts.images.unmount, id, remove=True)
-    root = await work.parts.images.mount(image, id, volatile=work.resident.entry.config.auto_remove)
+    root = await work.parts.images.mount(image, id, volatile=work.resident.entry.fleeting)
     work.rootfs, work.upper, work.lowers = root.path, root.upper, root.lowers
 
 

@@ -14,6 +14,8 @@ from insula.drivers.driver import Handle
 from insula.engine.contract import Health, ResolvedMount, SandboxConfig
 from insula.model.instance import InstanceConfig
 
+BUILD = "build"  # the owner of instances that carry out a step of a build
+
 
 class Stage(StrEnum):
     """How far an instance got. The `*ING` stages are promises: a crash in one is finished or undone by recovery."""
@@ -68,6 +70,11 @@ class Entry(Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """The name, without Docker's leading slash."""
         return self.config.name
+
+    @property
+    def fleeting(self) -> bool:
+        """Nobody wants its root file system after a crash of the machine: its writable layer is never synced."""
+        return self.config.auto_remove or self.config.owner == BUILD
 
 
 class SandboxEntry(Struct, frozen=True, kw_only=True):

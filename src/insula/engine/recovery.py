@@ -16,14 +16,14 @@ from pathlib import Path
 from insula import clock
 from insula.drivers.driver import Exit, Phase, Status
 from insula.engine import sandboxes
-from insula.engine.controls import finish_stop
+from insula.engine.controls import finish_stop, remove
 from insula.engine.ending import Ending, clear_driver, clear_network, let_go
 from insula.engine.health import check_for
 from insula.engine.healthrules import begun
 from insula.engine.leftovers import clear_half_made, read_word
 from insula.engine.lifecycle import Verb
 from insula.engine.parts import Parts
-from insula.engine.records import Entry, SandboxEntry, Stage
+from insula.engine.records import BUILD, Entry, SandboxEntry, Stage
 from insula.engine.resident import Resident
 from insula.engine.restarting import wants_start_on_boot
 from insula.engine.steps import Plan, Step, tear_down
@@ -76,6 +76,8 @@ async def _each(works: Sequence[Awaitable[None]], sentence: str) -> None:
 
 async def _one(parts: Parts, resident: Resident) -> None:
     await _BY_STAGE[resident.entry.stage](parts, resident)
+    if resident.entry.config.owner == BUILD and resident.id in parts.residents:  # its build has died
+        parts.tasks.spawn(remove(parts, resident, force=True, volumes=True), f"remove {resident.id[:12]}")
 
 
 # --- by stage ---------------------------------------------------------------------------------------------------

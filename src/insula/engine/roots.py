@@ -40,7 +40,7 @@ async def mounted(parts: Parts, resident: Resident) -> AsyncIterator[str]:
         raise Conflict(f"removal of container {resident.entry.name} is already in progress")
     resident.root_users += 1
     try:
-        volatile = resident.entry.config.auto_remove
+        volatile = resident.entry.fleeting
         yield (await parts.images.mount(resident.image, resident.id, volatile=volatile)).path
     finally:
         resident.root_users -= 1

@@ -104,7 +104,7 @@ async def _root(work: Start) -> None:
     if image is None:
         raise NotFound(f"No such image: {config.image}", kind="image", name=config.image)
     work.undo.push(work.parts.images.unmount, work.resident.id, remove=False)
-    volatile = config.auto_remove
+    volatile = work.resident.entry.fleeting
     work.rootfs = (await work.parts.images.mount(image, work.resident.id, volatile=volatile)).path
 
 

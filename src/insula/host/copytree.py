@@ -85,7 +85,7 @@ class _Copy:
             files.callback(os.close, source)
             target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=to_folder)
             files.callback(os.close, target)
-            _copy_data(source, target, status.st_size)
+            copy_data(source, target, status.st_size)
             os.fchown(target, status.st_uid, status.st_gid)
             os.fchmod(target, stat.S_IMODE(status.st_mode))
             xattrs.set_all(target, xattrs.get_all(source))
@@ -99,7 +99,7 @@ class _Copy:
         os.utime(name, ns=times, dir_fd=to_folder, follow_symlinks=False)
 
 
-def _copy_data(source: int, target: int, size: int) -> None:
+def copy_data(source: int, target: int, size: int) -> None:
     """The extents that hold data, the kernel copying (and sharing blocks where the file system can)."""
     os.ftruncate(target, size)
     position = 0

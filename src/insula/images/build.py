@@ -81,7 +81,7 @@ def store_layer(blobs: Blobs, files: Sequence[FileEntry]) -> LayerBlob:
     return store_written(blobs, lambda out: write_layer(out, files))
 
 
-def store_written(blobs: Blobs, write: Callable[[Any], None]) -> LayerBlob:
+def store_written(blobs: Blobs, write: Callable[[Any], object]) -> LayerBlob:
     """Keep the plain layer tar that `write` writes to the file it is given. Blocks. Raises HostFault."""
     writer = blobs.writer()
     try:

@@ -61,7 +61,7 @@ class BuildCache:
         self._records_folder = folder / "records"
         self._mounts_folder = folder / "mounts"
         self._records: dict[str, Record] | None = None
-        self.in_use: dict[str, int] = {}  # cache mounts and keys of builds under way
+        self.in_use: dict[str, int] = {}  # ids of cache mounts, and how many steps have them
 
     def _all(self) -> dict[str, Record]:
         if self._records is None:
@@ -134,6 +134,10 @@ class BuildCache:
             remove_tree(fresh, ignore_errors=True)
         os.utime(place / "id")
         return str(place / "data")
+
+    def mounts_in_use(self) -> set[str]:
+        """The ids of cache mounts that builds under way have bound."""
+        return {hashlib.sha256(id.encode()).hexdigest() for id in self.in_use}
 
     def mounts(self) -> Iterator[CacheMount]:
         """All cache mounts."""

@@ -20,6 +20,7 @@ from insula.errors import InsulaError, Invalid, NotFound
 from insula.host.threads import change
 from insula.images import manifests
 from insula.images.blobs import Blobs
+from insula.images.buildcache import BuildCache
 from insula.images.contract import Image
 from insula.images.layers import Layers, chain_ids
 from insula.images.metadata import Catalog, Entry, LayerBlob, Metadata, with_image, with_orphans, without_image
@@ -41,6 +42,8 @@ class Content:
         self.layers = Layers(folder / "layers", self.blobs)
         self.metadata = Metadata(folder / "images.json")
         self.rootfs = RootFilesystems(folder / "rootfs", self.layers, folder / "tmp")
+        self.cache = BuildCache(folder / "buildcache")
+        self.drafts: dict[str, tuple[Entry, Image]] = {}  # images being built, known to their builder only
         self._described: dict[str, Image] = {}
         self._gate = asyncio.Lock()
         self._holders = 0
@@ -55,6 +58,8 @@ class Content:
 
     def image(self, identity: str) -> Image:
         """One image by its full id, orphans too. Reads its configuration once. Raises NotFound."""
+        if identity in self.drafts:
+            return self.drafts[identity][1]
         entry = self.entry(identity)
         base = self._described.get(identity)
         if base is None:
@@ -70,7 +75,7 @@ class Content:
 
     def entry(self, identity: str) -> Entry:
         """Raises NotFound."""
-        entry = self.catalog.entry(identity)
+        entry = self.drafts[identity][0] if identity in self.drafts else self.catalog.entry(identity)
         if entry is None:
             raise NotFound(f"No such image: {identity}", kind="image", name=identity)
         return entry
@@ -160,12 +165,13 @@ class Content:
     def _sweep(self) -> list[str]:
         images = self._entries().values()
         needed = {layer.digest for entry in images for layer in entry.layers} | {entry.id for entry in images}
+        needed |= self.cache.blobs()
         for digest in [digest for digest in self.blobs.all() if digest not in needed]:
             self.blobs.delete(digest)
         chains = {chain for entry in images for chain in chain_ids([layer.diff_id for layer in entry.layers])}
         for identity in self._described.keys() - self._entries().keys():
             self._described.pop(identity, None)
-        return self.layers.sweep(chains | self.rootfs.chains())
+        return self.layers.sweep(chains | self.rootfs.chains() | self.cache.chains())
 
     def _entries(self) -> dict[str, Entry]:
         return self.catalog.images | self.catalog.orphans
@@ -173,6 +179,7 @@ class Content:
     async def recover(self) -> None:
         """At start, before anything else."""
         await in_thread(self.blobs.recover)
+        await in_thread(self.cache.recover)
         await in_thread(self.layers.recover)
         for identity in await in_thread(self._broken):
             log.error("an image has lost content on disk and is dropped; pull it again", extra={"image": identity})

@@ -22,8 +22,8 @@ MAX_DEPTH = 200  # a descriptor each; no program that does work goes deeper
 _KEPT_XATTRS = ("security.capability", "user.")
 
 
-def write_diff(upper: str, out: Any) -> None:
-    """Write the tar of a writable layer to a file-like object. Blocks. Raises HostFault.
+def write_diff(upper: str, out: Any) -> int:
+    """Write the tar of a writable layer to a file-like object. Returns the bytes of its files. Blocks. Raises HostFault.
 
     The instance may go on writing meanwhile: a file is as long as it was when its turn came.
     """
@@ -32,18 +32,21 @@ def write_diff(upper: str, out: Any) -> None:
             tar.copybufsize = 1 << 20  # type: ignore[attr-defined]
             root = os.open(upper, _FOLDER)
             try:
-                _Diff(tar).folder(root, "")
+                work = _Diff(tar)
+                work.folder(root, "")
             finally:
                 os.close(root)
     except OSError as error:
         name = error.filename or upper
         raise HostFault(f"cannot read {name!r} of the writable layer: {os.strerror(error.errno or 0)}") from None
+    return work.size_bytes
 
 
 class _Diff:
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
         self._linked: dict[int, str] = {}
+        self.size_bytes = 0
 
     def folder(self, folder: int, path: str) -> None:
         if path.count("/") > MAX_DEPTH:
@@ -85,6 +88,7 @@ class _Diff:
         file = os.open(name, _FILE, dir_fd=folder)
         try:
             header = header_of(path, os.fstat(file), file)
+            self.size_bytes += header.size
             self._tar.addfile(header, _Exact(file))  # type: ignore[arg-type]
         finally:
             os.close(file)

@@ -19,7 +19,7 @@ from msgspec import Struct
 from insula.errors import InsulaError
 from insula.host.threads import change
 from insula.images import manifests
-from insula.images.blobs import Blobs
+from insula.images.blobs import Blobs, digest_of
 from insula.images.buildcache import BuildCache, Record
 from insula.images.content import Content
 from insula.images.contract import Image, Rootfs
@@ -87,7 +87,7 @@ class Drafts:
     async def publish(self, config: bytes, state: State, *, names: Sequence[str], parent: str = "") -> Image:
         """Make an image of a state. Raises Invalid, HostFault."""
         tagged = [parse_name(name).tagged for name in names]
-        identity = manifests.digest(config)
+        identity = digest_of(config)
         known = self._content.catalog.images.get(identity)
         if known is None:
             return await self._content.add(config, state, names=tagged, parent=parent)
@@ -130,6 +130,10 @@ class Drafts:
             await layers.ensure_all(diff_ids, [layer.digest for layer in state])
         return await change(self._content.rootfs.mount, name, "", tuple(chains), volatile=True)
 
+    async def upper(self, name: str) -> str:
+        """The folder that holds what was written into a mounted root file system. Raises NotFound."""
+        return (await in_thread(self._content.rootfs.get, name)).upper
+
     async def discard(self, name: str) -> None:
         """Unmount it and delete what was written. Repeatable."""
         await change(self._content.rootfs.unmount, name, remove=True)
@@ -137,7 +141,9 @@ class Drafts:
     async def seal(self, name: str, state: State) -> Sealed:
         """Take what was written into a mounted root file system as the next layer. It is unmounted and used up. Raises
         HostFault."""
-        return await change(self._seal, name, state)
+        sealed = await change(self._seal, name, state)
+        self._content.layers.flush_later()
+        return sealed
 
     def _seal(self, name: str, state: State) -> Sealed:
         rootfs = self._content.rootfs
@@ -153,9 +159,7 @@ class Drafts:
             return Sealed(layer=None)
         layer, size = written_layer(self._content.blobs, str(upper))
         chain = chain_ids([*(each.diff_id for each in state), layer.diff_id])[-1]
-        record = LayerRecord(
-            diff_id=layer.diff_id, size_bytes=size, has_root=False, boot=self._content.layers.boot
-        )
+        record = LayerRecord(diff_id=layer.diff_id, size_bytes=size, has_root=False, boot=self._content.layers.boot)
         self._content.layers.adopt(chain, upper, record)
         return Sealed(layer=layer, chain=chain, size_bytes=size)
 
@@ -196,5 +200,3 @@ def written_layer(blobs: Blobs, folder: str) -> tuple[LayerBlob, int]:
     finally:
         writer.abort()
     return LayerBlob(diff_id=digest, digest=digest, media_type=manifests.OCI_LAYER, size_bytes=writer.size), size
-
-

@@ -100,7 +100,7 @@ class Layers:
         self._folder = folder
         self._folder.mkdir(parents=True, exist_ok=True)
         self._blobs = blobs
-        self._boot = boot_id()
+        self.boot = boot_id()
         self._records: dict[str, LayerRecord] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="insula-unpack")
@@ -131,10 +131,28 @@ class Layers:
             loop = asyncio.get_running_loop()
             record = await to_end(loop.run_in_executor(self._pool, self._make, chain, diff_id, blob, progress))
             self._records[chain] = record
+        self.flush_later()
+        return record
+
+    def adopt(self, chain: str, folder: Path, record: LayerRecord) -> None:
+        """Make a written folder on the same file system the unpacked layer; call `flush_later` afterwards. Where the layer is
+        there already the folder is left. Blocks."""
+        if self.record(chain) is not None:
+            return
+        place = self._blobs.temporary_path("layer")
+        place.mkdir(mode=0o755)
+        (place / "layer.json").write_bytes(msgspec.json.encode(record))
+        folder.rename(place / "diff")
+        with suppress(FileExistsError, NotADirectoryError):
+            place.rename(self._folder / chain)
+            self._records[chain] = record
+        remove_tree(place, ignore_errors=True)
+
+    def flush_later(self) -> None:
+        """Write what is new back to disk in the background."""
         if not self._flushing:
             self._flushing = True
             self._tasks.spawn(self._flush(), "flush")
-        return record
 
     async def ensure_all(self, diff_ids: Sequence[str], blobs: Sequence[str]) -> list[LayerRecord]:
         """Unpack an image's layers, in parallel. Every one has ended when this returns or raises."""
@@ -154,7 +172,7 @@ class Layers:
                 found = unpack(hashing, str(place / "diff"), overlay=True)
             if hashing.digest != diff_id:
                 raise Invalid(f"the layer {blob} unpacks to {hashing.digest}, but the image promises {diff_id}")
-            record = LayerRecord(diff_id=diff_id, size_bytes=found.size_bytes, has_root=found.has_root, boot=self._boot)
+            record = LayerRecord(diff_id=diff_id, size_bytes=found.size_bytes, has_root=found.has_root, boot=self.boot)
             (place / "layer.json").write_bytes(msgspec.json.encode(record))
             place.rename(self._folder / chain)
         except FileNotFoundError as error:
@@ -206,7 +224,7 @@ class Layers:
         """After a crash of the machine: drop what may not have reached the disk. Blocks."""
         for entry in entries(self._folder):
             record = self.record(entry.name)
-            if record is None or (record.boot and record.boot != self._boot):
+            if record is None or (record.boot and record.boot != self.boot):
                 log.warning("dropping a layer that may be incomplete", extra={"chain": entry.name})
                 self._drop(entry.name)
 

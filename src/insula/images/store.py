@@ -30,6 +30,7 @@ from insula.images.changes import apply_changes
 from insula.images.content import Content
 from insula.images.contract import Auth, Distribution, Image, Progress, Pushed, Report, Rootfs, Usage, Use
 from insula.images.diff import write_diff
+from insula.images.drafts import Drafts
 from insula.images.history import history_rows
 from insula.images.layers import chain_ids, usage_of
 from insula.images.lookup import find_file
@@ -68,11 +69,17 @@ class NodeImages:
         """At start: drop half-written blobs and layers, remount nothing."""
         await self._content.recover()
 
+    def drafts(self) -> Drafts:
+        """See the contract."""
+        return Drafts(self._content)
+
     # --- looking --------------------------------------------------------------------------------------------------
 
     async def get(self, reference: str, *, platform: str = "") -> Image:
         """Raises NotFound with Docker's sentence, also for an image of another platform than the one asked for; Invalid."""
-        image = self._content.image(resolve.find(self._content.catalog, reference))
+        image = self._content.image(
+            reference if reference in self._content.drafts else resolve.find(self._content.catalog, reference)
+        )
         wanted = manifests.parse_platform(platform) if platform else None
         if wanted and not manifests.fits(image, wanted):
             raise NotFound(manifests.mismatch(reference, image, wanted), kind="image", name=reference)

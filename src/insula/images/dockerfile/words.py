@@ -74,7 +74,7 @@ class _Lex:
             elif character == '"':
                 piece = self._double(depth)
             elif character == "$":
-                piece = self._dollar(depth)
+                piece = self.dollar(depth)
                 out.append(piece)
                 if top:
                     self._split(piece)
@@ -119,7 +119,7 @@ class _Lex:
                 self.position += 1
                 return "".join(out)
             if character == "$":
-                out.append(self._dollar(depth))
+                out.append(self.dollar(depth))
                 continue
             self.position += 1
             if character == self.escape:
@@ -130,7 +130,7 @@ class _Lex:
                     character = self.next()
             out.append(character)
 
-    def _dollar(self, depth: int) -> str:
+    def dollar(self, depth: int) -> str:
         start = self.position
         self.position += 1
         if self.peek() != "{":
@@ -287,6 +287,22 @@ def expand_words(text: str, variables: Mapping[str, str], *, escape: str = "\\")
     except Invalid as fault:
         raise Invalid(f"failed to process {_quoted(text)}: {fault.message}") from None
     return lex.words
+
+
+def expand_text(text: str, variables: Mapping[str, str], *, escape: str = "\\") -> str:
+    """A here-document with its variables in place: quotes are ordinary there, an escape counts before `$` and itself only. Raises
+    Invalid."""
+    lex = _Lex(text, variables, escape, keep_unset=False)
+    out: list[str] = []
+    while character := lex.peek():
+        if character == "$":
+            out.append(lex.dollar(1))
+            continue
+        lex.position += 1
+        if character == escape and lex.peek() in ("$", escape) and lex.peek():
+            character = lex.next()
+        out.append(character)
+    return "".join(out)
 
 
 def names_in(text: str, *, escape: str = "\\") -> set[str]:
