@@ -119,7 +119,7 @@ class LogLine(Struct, frozen=True, kw_only=True):
 class Event(Struct, frozen=True, kw_only=True):
     """Something happened on this node, in Docker's words: type container, action start, actor id with attributes."""
 
-    type: Literal["container", "image", "network", "volume", "daemon"]
+    type: Literal["container", "image", "network", "volume", "daemon", "builder"]
     action: str
     id: str
     attributes: dict[str, str] = field(default_factory=dict)

@@ -37,6 +37,7 @@ class Record(Struct, frozen=True, kw_only=True):
     created: str
     parent: str = ""
     description: str = ""
+    said: str = ""  # what history says of it
     layer: LayerBlob | None = None
     chain: str = ""
     size_bytes: int = 0

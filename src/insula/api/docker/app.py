@@ -18,6 +18,7 @@ from aiohttp import web
 
 from insula.api.docker import (
     archives,
+    build,
     containers,
     containers_list,
     containers_streams,
@@ -48,6 +49,7 @@ NOUNS = (
     containers_list,
     containers_streams,
     archives,
+    build,
     stats,
     exec,
     images,

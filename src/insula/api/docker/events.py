@@ -27,7 +27,7 @@ _FOREIGN = ("config", "node", "plugin", "secret", "service")
 
 def tell(
     door: Door,
-    kind: Literal["container", "image", "network", "volume", "daemon"],
+    kind: Literal["container", "image", "network", "volume", "daemon", "builder"],
     action: str,
     id: str,
     **attributes: str,

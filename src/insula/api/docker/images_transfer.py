@@ -7,7 +7,7 @@ import base64
 import binascii
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import msgspec
@@ -20,6 +20,7 @@ from insula.api.docker.images_words import error_words, has_tag, name_of, progre
 from insula.api.docker.route import Call, Route
 from insula.api.docker.versions import OLDEST, Version
 from insula.api.web import body_chunks, encode, json_response, send_chunks, streaming
+from insula.engine.building.contract import BuildFault
 from insula.errors import Invalid, NotFound, Unavailable
 from insula.images.contract import Auth, Image, Progress
 from insula.tasks import finish
@@ -30,7 +31,7 @@ TAR = "application/x-tar"
 _HUB = ("", "docker.io", "index.docker.io", "registry-1.docker.io")
 
 
-class _AuthWords(msgspec.Struct, frozen=True, kw_only=True):
+class AuthWords(msgspec.Struct, frozen=True, kw_only=True):
     """What X-Registry-Auth carries."""
 
     username: str = ""
@@ -45,9 +46,14 @@ def auth_of(header: str) -> Auth | None:
     if not header:
         return None
     try:
-        words = msgspec.json.decode(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)), type=_AuthWords)
+        words = msgspec.json.decode(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)), type=AuthWords)
     except (msgspec.DecodeError, ValueError, binascii.Error) as fault:
         raise Invalid("invalid X-Registry-Auth header: it must be JSON in base64url") from fault
+    return auth_from(words)
+
+
+def auth_from(words: AuthWords) -> Auth | None:
+    """None where nothing is given."""
     if not (words.username or words.identitytoken or words.registrytoken):
         return None
     return Auth(
@@ -84,8 +90,20 @@ class _Steps:
         await self._arrived.wait()
 
 
+class Waiting(Protocol):
+    """Lines that wait to be sent."""
+
+    def take(self) -> bytes:
+        """What is to be sent now."""
+        ...
+
+    async def arrived(self) -> None:
+        """Until there is something."""
+        ...
+
+
 async def told(
-    call: Call, work: Coroutine[Any, Any, Sequence[dict[str, Any]]], steps: _Steps, *, always_lines: bool = False
+    call: Call, work: Coroutine[Any, Any, Sequence[dict[str, Any]]], steps: Waiting, *, always_lines: bool = False
 ) -> web.StreamResponse:
     """Run `work` while its progress goes out; what it returns are the last lines. A fault before the first line is an ordinary
     error answer unless `always_lines`, a later one the last line. The work ends when the client leaves."""
@@ -117,7 +135,7 @@ def _last_lines(call: Call, running: asyncio.Task[Sequence[dict[str, Any]]]) -> 
     if fault is None:
         return running.result()
     errors.record(fault, f"{call.request.method} {call.request.path}")
-    return [error_words(errors.sentence(fault))]
+    return [error_words(errors.sentence(fault), fault.code if isinstance(fault, BuildFault) else 0)]
 
 
 # --- in -----------------------------------------------------------------------------------------------------------
@@ -302,11 +320,6 @@ async def distribution(call: Call) -> web.StreamResponse:
     return json_response({"Descriptor": descriptor, "Platforms": list(found.platforms)})
 
 
-async def build_cache(_: Call) -> web.StreamResponse:
-    """`POST /build/prune`: nothing is ever cached, since nothing is built."""
-    return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
-
-
 ROUTES = (
     Route("POST", "/images/create", create, stream=True),
     Route("POST", "/images/load", load, stream=True),
@@ -315,5 +328,4 @@ ROUTES = (
     Route("POST", "/images/{name*}/push", push, stream=True),
     Route("POST", "/auth", login),
     Route("GET", "/distribution/{name*}/json", distribution),
-    Route("POST", "/build/prune", build_cache),
 )

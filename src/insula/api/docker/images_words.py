@@ -164,9 +164,9 @@ def size_text(count: int) -> str:
     return f"{value:.4g}{units[0]}"
 
 
-def error_words(message: str) -> dict[str, Any]:
-    """How a stream that began well ends badly."""
-    return {"errorDetail": {"message": message}, "error": message}
+def error_words(message: str, code: int = 0) -> dict[str, Any]:
+    """How a stream that began well ends badly; `code` is that of a command."""
+    return {"errorDetail": {**({"code": code} if code else {}), "message": message}, "error": message}
 
 
 def removal_words(done: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

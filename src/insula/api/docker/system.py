@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from insula.api.docker.build import cache_words
 from insula.api.docker.containers_list import rows
 from insula.api.docker.door import Door
 from insula.api.docker.images_words import summary_words
@@ -82,7 +83,9 @@ async def disk_usage(call: Call) -> web.StreamResponse:
     if "volume" in wanted:
         words["Volumes"] = await _volumes(door)
     if "build-cache" in wanted:
-        words["BuildCache"] = []
+        words["BuildCache"] = [cache_words(each) for each in await door.engine.builder.cache()]
+        if call.version < (1, 42):
+            words["BuilderSize"] = sum(each["Size"] for each in words["BuildCache"])
     return json_response(words)
 
 

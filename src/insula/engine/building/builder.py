@@ -24,6 +24,7 @@ from insula.engine.building.contract import (
     BuildResult,
     Built,
     CacheRecord,
+    Folder,
     Location,
     Outline,
     Progress,
@@ -39,8 +40,12 @@ from insula.engine.contract import Engine
 from insula.engine.parts import Parts
 from insula.engine.tarring import write_tar
 from insula.errors import Invalid, NotFound, Unsupported
-from insula.host.tarstream import Pipe, produce
+from insula.host.rmtree import remove_tree
+from insula.host.tarstream import Pipe, consume, produce
+from insula.host.threads import change
+from insula.host.untar import unpack
 from insula.images.blobs import digest_of
+from insula.images.bounded import Bounded
 from insula.images.contract import Image
 from insula.images.dockerfile.instructions import Dockerfile, parse
 from insula.images.dockerfile.lines import DockerfileFault
@@ -184,6 +189,24 @@ class NodeBuilder:
 
             async for chunk in produce(work, "export build"):
                 yield chunk
+
+    @asynccontextmanager
+    async def workspace(self) -> AsyncIterator[Folder]:
+        """See the contract."""
+        place = self._drafts.temporary("context")
+        try:
+            await change(place.mkdir, mode=0o755)
+            yield Folder(path=str(place))
+        finally:
+            await change(remove_tree, place, ignore_errors=True)
+
+    @asynccontextmanager
+    async def receive(self, archive: AsyncIterator[bytes]) -> AsyncIterator[Folder]:
+        """See the contract."""
+        async with self.workspace() as folder:
+            room = self._drafts.folder
+            await consume(archive, lambda source: unpack(Bounded(source, room), folder.path), "build context")
+            yield folder
 
     async def done(self, result: BuildResult) -> None:
         """See the contract."""

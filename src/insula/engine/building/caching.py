@@ -8,13 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from insula import clock
-from insula.engine.building.contract import CacheRecord
+from insula.engine.building.contract import CACHE_FILTERS, CacheRecord
 from insula.errors import Invalid
 from insula.images.buildcache import CacheMount, Record
 from insula.images.drafts import Drafts
 from insula.tasks import in_thread
-
-_FILTERS = frozenset({"until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private"})
 
 
 async def listed(drafts: Drafts) -> Sequence[CacheRecord]:
@@ -115,7 +113,7 @@ async def collect(drafts: Drafts) -> None:
 
 
 def _matcher(filters: Mapping[str, Any]) -> Any:
-    wrong = [name for name in filters if name not in _FILTERS]
+    wrong = [name for name in filters if name not in CACHE_FILTERS]
     if wrong:
         raise Invalid(f"invalid filter '{wrong[0]}'", field="filters")
     until = max((_moment(text) for name in ("until", "unused-for") for text in filters.get(name, ())), default=None)

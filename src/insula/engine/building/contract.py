@@ -17,6 +17,7 @@ from insula.errors import Invalid
 from insula.images.contract import Auth
 from insula.model.instance import Resources, Ulimit
 
+CACHE_FILTERS = ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
 Dialect = Literal["classic", "buildkit"]
 
 
@@ -286,6 +287,15 @@ class Builder(Protocol):
     async def build(self, request: BuildRequest, progress: Progress) -> BuildResult:
         """Carry a build out. Raises BuildFault (Dockerfile, a failed RUN, a missing file), NotFound (base image), Unauthorized,
         Unsupported, Unavailable, HostFault. Faults of a step have been told to `progress` before."""
+        ...
+
+    def receive(self, archive: AsyncIterator[bytes]) -> AbstractAsyncContextManager[Folder]:
+        """A context that comes as a tar archive (plain, gzip, bzip2, xz, zstd), unpacked while in use. Raises Invalid, TooLarge,
+        HostFault."""
+        ...
+
+    def workspace(self) -> AbstractAsyncContextManager[Folder]:
+        """An empty folder on the image store's file system, for a context that is brought in some other way; gone afterwards."""
         ...
 
     async def outline(self, request: BuildRequest) -> Outline:

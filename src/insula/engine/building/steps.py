@@ -187,7 +187,7 @@ class Steps:
             record = self._record(keys[0], frame, said, await make())
             for each in keys:
                 await in_thread(drafts.cache.put, msgspec.structs.replace(record, key=each))
-        layer = record.layer
+        layer, said = record.layer, record.said or said
         frame = frame.said(
             dialect,
             created=self._time(record.created),
@@ -206,6 +206,7 @@ class Steps:
             created=now(),
             parent=frame.key,
             description=said[:4096],
+            said=said,
             layer=sealed.layer,
             chain=sealed.chain,
             size_bytes=sealed.size_bytes,
