@@ -12,6 +12,7 @@ from pathlib import Path
 
 from insula import clock
 from insula.drivers.driver import Capability, Handle, Phase
+from insula.engine.foreign import check_program
 from insula.engine.health import check_for
 from insula.engine.healthrules import begun
 from insula.engine.hostfiles import hosts_text, resolv_text
@@ -106,6 +107,7 @@ async def _root(work: Start) -> None:
     work.undo.push(work.parts.images.unmount, work.resident.id, remove=False)
     volatile = work.resident.entry.fleeting
     work.rootfs = (await work.parts.images.mount(image, work.resident.id, volatile=volatile)).path
+    await check_program(config, image, work.rootfs)
 
 
 async def _namespaces(work: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Literal, cast
@@ -15,6 +16,7 @@ from insula.api.docker.containers_create import Surroundings, host_warnings, ins
 from insula.api.docker.containers_limits import resources_of, restart_of
 from insula.api.docker.containers_mounts import volume_specs
 from insula.api.docker.door import Door
+from insula.api.docker.images_words import foreign_warnings
 from insula.api.docker.route import Call, Route
 from insula.api.docker.shape import shape
 from insula.api.docker.words import ContainerWords, UpdateWords
@@ -39,18 +41,22 @@ async def create(call: Call) -> web.StreamResponse:
         raise Invalid("invalid JSON: Image: a container needs an image", field="Image")
     host, warnings = adapt(words.host_config, call.door.limits)
     words = msgspec.structs.replace(words, host_config=host)
+    platform = call.text("platform") if call.version >= (1, 41) else ""
     try:
-        instance = await _create(call, words, raw)
+        instance = await _create(call, words, raw, platform)
     except NotFound as fault:
         if fault.kind == "image":
             raise
         # To clients, 404 at this place means that the image must be pulled.
         raise Invalid(fault.message, hint=fault.hint) from fault
-    return json_response({"Id": instance.id, "Warnings": [*warnings, *host_warnings(words, call.door.limits)]}, 201)
+    warnings += host_warnings(words, call.door.limits)
+    if not platform and instance.image is not None:
+        warnings += foreign_warnings(instance.image, os.uname().machine)
+    return json_response({"Id": instance.id, "Warnings": warnings}, 201)
 
 
-async def _create(call: Call, words: ContainerWords, raw: dict[str, Any]) -> Instance:
-    engine, platform = call.door.engine, call.text("platform")
+async def _create(call: Call, words: ContainerWords, raw: dict[str, Any], platform: str) -> Instance:
+    engine = call.door.engine
     around = await _look_around(call.door, words, platform)
     config = instance_config(call.text("name"), platform, words, raw, around)
     for name, mount in volume_specs(words):
@@ -76,17 +82,8 @@ async def _look_around(door: Door, words: ContainerWords, platform: str) -> Surr
     host = words.host_config
     driver = await door.driver_of(host.runtime)
     instances = {name: await door.engine.get(name) for name in neighbours(words)}
-    ports: tuple[str, ...] = ()
-    if host.publish_all_ports or platform:
-        image = await door.engine.images.get(words.image)
-        ports = image.config.exposed_ports
-        system, _, machine = platform.partition("/")
-        if platform and (system != image.os or machine.partition("/")[0] not in ("", image.architecture)):
-            raise NotFound(
-                f"image with reference {words.image} was found but does not match the specified platform: "
-                f"wanted {platform}, actual: {image.os}/{image.architecture}: No such image: {words.image}",
-                kind="image",
-            )
+    image = await door.engine.images.get(words.image, platform=platform)
+    ports = image.config.exposed_ports if host.publish_all_ports else ()
     return Surroundings(driver=driver, instances=instances, image_ports=ports)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from insula import clock
 from insula.api.docker.versions import NEWEST, Version
+from insula.images import manifests
 from insula.images.contract import Image, Progress
 
 _BAR = 50  # characters of a progress bar, as dockerd draws it for clients that cannot
@@ -31,6 +32,19 @@ def repository_of(reference: str) -> str:
     """A reference without its tag or digest."""
     name = reference.partition("@")[0]
     return name.rpartition(":")[0] if has_tag(name) else name
+
+
+def foreign_warnings(image: Image, machine: str) -> list[str]:
+    """What dockerd says of a container from an image that is not made for this machine, when nobody asked for its platform."""
+    host, made_for = manifests.host_platform(machine), manifests.platform_of(image)
+    if not made_for.architecture or manifests.platform_fits(
+        made_for, manifests.Platform(os="linux", architecture=host.architecture)
+    ):
+        return []
+    return [
+        f"The requested image's platform ({made_for}) does not match the detected host platform ({host}) and no specific "
+        "platform was requested"
+    ]
 
 
 def created_at(image: Image) -> int:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from insula.cli.doctor.finding import Finding, State
 from insula.errors import InsulaError
-from insula.host import qemu
+from insula.host import binfmt, qemu
+from insula.host.binfmt import Rule
 from insula.host.spawn import ENVIRONMENT
 
 AREA = "programs"
@@ -85,8 +86,24 @@ HELPERS: tuple[Helper, ...] = (
 
 
 def findings() -> list[Finding]:
-    """One line per helper. Blocking."""
-    return [judge(helper, helper.find()) for helper in HELPERS]
+    """One line per helper, and one for the rules that call foreign ones. Blocking."""
+    return [*(judge(helper, helper.find()) for helper in HELPERS), judge_rules(binfmt.rules(), binfmt.native())]
+
+
+def judge_rules(rules: Sequence[Rule], native: Sequence[str]) -> Finding:
+    """Which other architectures' containers run."""
+    foreign = [machine for machine in binfmt.MACHINES if machine.name not in native]
+    works = [machine.name for machine in foreign if not binfmt.missing(machine, list(rules))]
+    if works:
+        return Finding(area=AREA, name="emulation", state=State.OK, found=f"runs containers for {', '.join(works)}")
+    return Finding(
+        area=AREA,
+        name="emulation",
+        state=State.LOST,
+        found="no rule of binfmt_misc runs foreign programs",
+        lost="containers of other processor architectures (docker run --platform)",
+        advice="install the package qemu-user-static and run: insula emulation enable",
+    )
 
 
 def judge(helper: Helper, path: str) -> Finding:
