@@ -218,6 +218,25 @@ def load_images(client: Client) -> None:
     assert answer.status == 200 and b'"error"' not in answer.body, answer
 
 
+def commit_images(client: Client) -> None:
+    """`docker commit` of a container that runs."""
+    tag = client.island.name()
+    client.asked(f"committed:{tag}", "POST", f"/commit?container=base&repo=committed&tag={tag}", {})
+    client.there[f"committed:{tag}"] = True
+
+
+def join_networks(client: Client) -> None:
+    """A container that runs joins networks and leaves them."""
+    name = client.island.name()
+    client.asked(f"made/{name}", "POST", "/networks/create", {"Name": name})
+    client.asked(name, "POST", f"/networks/{name}/connect", {"Container": "base"})
+    client.there[name] = True
+    if client.dice.random() < 0.5:
+        client.there.pop(name)
+        client.asked(name, "POST", f"/networks/{name}/disconnect", {"Container": "base"})
+        client.gone.add(name)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_random(island: Island, seed: int) -> None:
     dice = random.Random(seed)
@@ -227,7 +246,9 @@ def test_killed_at_random(island: Island, seed: int) -> None:
             "terminationGracePeriodSeconds": 1,
             "containers": [{"name": "c", "image": IMAGE, "imagePullPolicy": "Never", "command": ["sleep", "600"]}],
         }}}}  # fmt: skip
-    works = [run_containers, run_containers, make_things, make_pods, load_images]
+    base = "echo kept > /mark; trap 'exit 6' TERM; while :; do sleep 0.05; done"
+    island.docker("run", "-d", "--name", "base", IMAGE, "sh", "-c", base)
+    works = [run_containers, run_containers, make_things, make_pods, load_images, commit_images, join_networks]
     clients = [Client(island, seed * 10 + number, work) for number, work in enumerate(works)]
     for client in clients:
         client.start()
@@ -244,6 +265,8 @@ def test_killed_at_random(island: Island, seed: int) -> None:
         check_containers(island, client)
     check_things(island, clients[2])
     check_images(island, clients[4])
+    check_commits(island, clients[5])
+    check_joined(island, clients[6])
     check_pods(island, clients[3], f"d{seed}")
     settled(island, agrees)
     clear(island)
@@ -275,6 +298,24 @@ def check_images(island: Island, client: Client) -> None:
     tags = {tag for each in island.docker_api("GET", "/images/json").json for tag in each["RepoTags"]}
     assert set(client.there) - client.maybe <= tags
     island.docker("run", "--rm", "--network", "none", IMAGE, "true")
+
+
+def check_commits(island: Island, client: Client) -> None:
+    found = island.text("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "committed").splitlines()
+    assert set(client.there) - client.maybe <= set(found) <= set(client.there) | client.maybe
+    for name in found[:3]:
+        assert island.text("run", "--rm", "--network", "none", name, "cat", "/mark") == "kept"
+    if found:
+        island.docker("rmi", *found)
+
+
+def check_joined(island: Island, client: Client) -> None:
+    joined = set(island.inspect("base")["NetworkSettings"]["Networks"]) - {"bridge"}
+    assert set(client.there) - client.maybe <= joined
+    assert not (client.gone & joined)
+    addresses = {each["IPAddress"] for each in island.inspect("base")["NetworkSettings"]["Networks"].values()}
+    shown = island.text("exec", "base", "ip", "-4", "-o", "addr", "show", "scope", "global").splitlines()
+    assert {line.split()[3].partition("/")[0] for line in shown} == addresses
 
 
 def check_pods(island: Island, client: Client, deployment: str) -> None:

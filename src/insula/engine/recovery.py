@@ -138,8 +138,14 @@ async def _ask(resident: Resident) -> Status:
 async def _rejoin(parts: Parts, resident: Resident, status: Status) -> None:
     resident.endpoints = tuple(await parts.networks.endpoints(owner=resident.id))
     resident.published = tuple(await parts.networks.published(resident.id))
-    if resident.entry.paused != (status.phase is Phase.PAUSED) or resident.entry.pid != status.pid:
-        await resident.save(paused=status.phase is Phase.PAUSED, pid=status.pid)
+    paused = status.phase is Phase.PAUSED
+    if paused and not resident.entry.paused and resident.entry.config.machine is None:
+        await resident.driver.resume(
+            resident.handle
+        )  # frozen for a commit that was cut short: nobody else would thaw it
+        paused = False
+    if resident.entry.paused != paused or resident.entry.pid != status.pid:
+        await resident.save(paused=paused, pid=status.pid)
     watch(parts, resident)
     if resident.entry.stopping is not None:
         parts.tasks.spawn(finish_stop(parts, resident), f"stop {resident.id[:12]}")
