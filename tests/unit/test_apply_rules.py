@@ -246,3 +246,48 @@ def test_another_managers_fields_are_never_lost(mine: dict[str, Any], theirs: di
     live, owners = lay(owners, live, deployment(), A)
     kept = members(fieldset.without(fieldset.of_object(live, DEPLOYMENT), managed.UNOWNED))
     assert members(fieldset.without(fieldset.of_object(theirs, DEPLOYMENT), managed.UNOWNED)) <= kept
+
+
+ANY_POD = st.fixed_dictionaries(
+    {"apiVersion": st.just("v1"), "kind": st.just("Pod")},
+    optional={
+        "metadata": st.dictionaries(
+            st.sampled_from(["name", "labels", "finalizers", "uid", "ownerReferences", "annotations", "generateName"]),
+            st.sampled_from(
+                [None, "x", {}, {"a": "b", "c": None}, [], ["f/a", "f/b"], [{"uid": "1", "name": "o"}, {"uid": "2"}]]
+            ),
+        ),
+        "spec": st.dictionaries(
+            st.sampled_from(["nodeName", "containers", "nodeSelector", "tolerations", "hostAliases", "unknown"]),
+            st.sampled_from(
+                [
+                    None,
+                    "n",
+                    {},
+                    {"k": {"deep": [1]}},
+                    [],
+                    [{"name": "a", "ports": [{"containerPort": 80}, {"containerPort": 80, "protocol": "UDP"}]}],
+                    [{"name": "a"}, {"name": "a"}],
+                    [{"name": "a", "env": [{"name": "E", "value": None}], "resources": {"limits": {"cpu": "1"}}}],
+                    [{"key": "k", "operator": "Exists"}],
+                    [{"ip": "1.2.3.4", "hostnames": ["h"]}],
+                ]
+            ),
+        ),
+        "status": st.sampled_from([None, {}, {"phase": "Pending"}]),
+        "extra": st.sampled_from([None, 1, {}, {"a": {"b": []}}]),
+    },
+)
+
+
+@given(ANY_POD)
+@settings(max_examples=300)
+def test_what_is_made_is_owned_as_if_it_came_from_nothing(pod: dict[str, Any]) -> None:
+    for hidden in ({}, {"f:status": {}}):
+        for schema in (POD, None):
+            empty: dict[str, Any] = {"metadata": {}, "spec": {}, "status": {}}
+            want = managed.updated({}, KUBECTL, {**empty}, pod, schema, NOW)
+            if KUBECTL in want and hidden:
+                want = {KUBECTL: Owned(fieldset.without(want[KUBECTL].fields, hidden), NOW)}
+            want = {manager: owned for manager, owned in want.items() if owned.fields}
+            assert managed.of_new(KUBECTL, pod, schema, hidden, NOW) == want

@@ -27,6 +27,7 @@ class Schema:
         "_lookup",
         "_values",
         "atomic_map",
+        "elements",
         "int_or_string",
         "list_keys",
         "list_type",
@@ -44,10 +45,12 @@ class Schema:
         self._fields: dict[str, Schema | None] = {}
         self._items: Schema | None = None
         self._values: Schema | None = None
+        self.elements: dict[str, tuple[str, Schema | None]] = {}
+        """What `element` has found for declared fields, for walks that cannot afford the call."""
         kinds = node.get("type", ())
         self.types: frozenset[str] = frozenset((kinds,) if isinstance(kinds, str) else kinds)
         self.list_type: str = node.get("x-kubernetes-list-type", "")
-        self.list_keys: tuple[str, ...] = tuple(node.get("x-kubernetes-list-map-keys", ()))
+        self.list_keys: tuple[str, ...] = tuple(sorted(node.get("x-kubernetes-list-map-keys", ())))
         self.atomic_map: bool = node.get("x-kubernetes-map-type") == "atomic"
         strategy: str = node.get("x-kubernetes-patch-strategy", "")
         self.strategies: frozenset[str] = frozenset(strategy.split(",")) - {""}
@@ -81,6 +84,13 @@ class Schema:
         found = Schema(child, self._lookup) if isinstance(child, Mapping) else self.values()
         if child is not None:
             self._fields[name] = found
+        return found
+
+    def element(self, name: str) -> tuple[str, Schema | None]:
+        """A field as sets of fields name it, `f:NAME`, and its schema."""
+        if name not in self.declared:
+            return f"f:{name}", self.values()
+        found = self.elements[name] = f"f:{name}", self.field(name)
         return found
 
     def is_declared(self, name: str) -> bool:

@@ -92,11 +92,22 @@ def _row(change: Change) -> tuple[int, str, bytes | None, int, int]:
     return change.revision, record.key, value, record.created, change.previous.revision if change.previous else 0
 
 
+_ONE_STATEMENT = 64  # rows; more are rare, and each number of rows is a statement of its own
+_INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?)"
+
+
 def append(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
-    """Make all of them durable, or none."""
+    """Make all of them durable, or none.
+
+    Up to some dozens go in one statement, which is a transaction of its own: the thread gives up and wins back the
+    interpreter once, and not once for each row while the event loop is busy."""
+    if len(changes) <= _ONE_STATEMENT:
+        statement = _INSERT + ", (?, ?, ?, ?, ?)" * (len(changes) - 1)
+        connection.execute(statement, [word for change in changes for word in _row(change)])
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?)", map(_row, changes))
+        connection.executemany(_INSERT, map(_row, changes))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

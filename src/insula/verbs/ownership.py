@@ -18,7 +18,6 @@ from insula.store.contract import Record
 from insula.verbs.request import Request
 
 Write = Callable[[], Awaitable[Record | None]]
-_EMPTY: Resource = {"metadata": {}, "spec": {}, "status": {}}
 
 
 def beyond(kind: Kind, sub: str) -> fieldset.Node:
@@ -73,11 +72,7 @@ def of_new(kind: Kind, request: Request, obj: Resource, applied: Applied | None)
         return
     manager = Manager(request.manager, "Update", kind.ref.api_version)
     time = clock.rfc3339(clock.now())
-    owners = managed.updated({}, manager, _EMPTY, obj, schemas.node(kind), time)
-    hidden = beyond(kind, "")
-    if hidden and manager in owners:
-        owners[manager] = managed.Owned(fieldset.without(owners[manager].fields, hidden), time)
-    _set(obj, owners)
+    _set(obj, managed.of_new(manager, obj, schemas.node(kind), beyond(kind, ""), time))
 
 
 def of_changed(kind: Kind, request: Request, new: Resource, old: Resource, sub: str, applied: Applied | None) -> None:

@@ -37,6 +37,7 @@ _POSTED = {
 
 INTERNAL = Request()
 _KEEP_FILTERS = 1024
+_KEEP_LOOKED_AT = 4096
 
 
 class Verbs:
@@ -49,6 +50,7 @@ class Verbs:
         self._handlers: dict[tuple[str, str, str], Handler] = dict(HANDLERS)
         self._codecs: dict[Ref, Codec] = {}
         self._filters: dict[tuple[Codec, str, str], Filter] = {}
+        self._looked_at: dict[tuple[bytes, str], tuple[int, Resource]] = {}
         self._facts = Facts()
         self._lines = Lines()
         self.writer = Writer(self)
@@ -57,6 +59,7 @@ class Verbs:
     def _forget_codecs(self) -> None:
         self._codecs.clear()
         self._filters.clear()
+        self._looked_at.clear()
 
     # --- what there is ------------------------------------------------------------------------------------------
 
@@ -92,6 +95,27 @@ class Verbs:
         codec = self._allowed(ref, "get")
         parts.check(codec.kind, sub, reading=True)
         return parts.view(codec.kind, codec.object(await self.record(codec, namespace, name, revision)), sub)
+
+    async def look(self, ref: Ref, name: str, namespace: str = "") -> Resource:
+        """One object, shared with all who look at it: nobody may change it. For rules that ask for the same few objects at
+        every write. Raises NotFound."""
+        codec = self.codec(ref)
+        return self._shared(codec, await self.record(codec, namespace, name))
+
+    async def look_all(self, ref: Ref, namespace: str = "") -> Sequence[Resource]:
+        """All objects of one namespace or ("") of all, shared as `look` shares them."""
+        codec = self.codec(ref)
+        page = await self.store.list(codec.prefix(namespace))
+        return [self._shared(codec, record) for record in page.records]
+
+    def _shared(self, codec: Codec, record: Record) -> Resource:
+        at = codec.head, record.key
+        known = self._looked_at.get(at)
+        if known is None or known[0] != record.revision:
+            if len(self._looked_at) >= _KEEP_LOOKED_AT:
+                self._looked_at.pop(next(iter(self._looked_at)))
+            known = self._looked_at[at] = record.revision, codec.object(record)
+        return known[1]
 
     async def get_raw(self, ref: Ref, name: str, namespace: str = "", *, revision: str = "") -> bytes:
         """One object as JSON text."""

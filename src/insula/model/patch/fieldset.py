@@ -127,7 +127,7 @@ def item_element(schema: Schema, item: Any) -> str | None:
         if value is None and (value := _default_of(schema, name)) is None:
             continue
         keys[name] = value
-    return f"k:{_text(dict(sorted(keys.items())))}" if keys else None
+    return f"k:{_text(keys)}" if keys else None
 
 
 def _default_of(schema: Schema, name: str) -> Any:
@@ -196,20 +196,37 @@ def _of_value(value: Any, schema: Schema | None) -> Node | None:
 
 def everything(value: Any, schema: Schema | None) -> Node:
     """A value with all its inner nodes: how a field that appears or disappears counts."""
-    if not isinstance(value, (dict, list)):
-        return {}
-    below: Node = {}
-    if isinstance(value, dict) and is_granular(schema, value):
-        for name, child in value.items():
-            if isinstance(child, (dict, list)):
-                below[f"f:{name}"] = everything(child, schema.field(name) if schema else None)
-            elif child is not None:
-                below[f"f:{name}"] = {}
+    below: Node
+    if isinstance(value, dict):
+        if schema is not None and schema.atomic_map:
+            return LEAF
+        below = {_SELF: LEAF, **inside(value, schema)}
     elif isinstance(value, list) and schema is not None and is_keyed(schema, value):
-        element = schema.items()
+        of_items, deep = schema.items(), schema.list_type == "map"
+        below = {_SELF: LEAF}
         for name, item in (by_element(schema, value) or {}).items():
-            below[name] = everything(item, element) if schema.list_type == "map" else {}
-    return {_SELF: {}, **below} if below else {}
+            below[name] = everything(item, of_items) if deep else LEAF
+    else:
+        return LEAF
+    return below if len(below) > 1 else LEAF
+
+
+def element(schema: Schema | None, name: str) -> tuple[str, Schema | None]:
+    """The path element of a field, and its schema where one is known."""
+    if schema is None:
+        return f"f:{name}", None
+    return schema.elements.get(name) or schema.element(name)
+
+
+def inside(value: Node, schema: Schema | None) -> Node:
+    """The fields of a mapping with all their inner nodes; null counts as absent."""
+    found: Node = {}
+    for name, child in value.items():
+        if child is None:
+            continue
+        label, inner = element(schema, name)
+        found[label] = everything(child, inner) if isinstance(child, (dict, list)) else LEAF
+    return found
 
 
 class Difference:

@@ -129,6 +129,28 @@ def updated(owners: Owners, manager: Manager, old: Node, new: Node, schema: Sche
     return _capped(after)
 
 
+_SPREAD = ("metadata", "spec", "status")
+
+
+def of_new(manager: Manager, new: Node, schema: Schema | None, hidden: Node, time: str) -> Owners:
+    """The owners of an object that `manager` has made by other means than apply: what `updated` finds for one that came from
+    nothing, but for the `hidden` fields."""
+    fields: Node = {}
+    for name, child in new.items():
+        label, inner = fieldset.element(schema, name)
+        if child is None or label in hidden or UNOWNED.get(label) == {}:
+            continue
+        if name in _SPREAD and fieldset.is_granular(inner, child):
+            below = fieldset.inside(child, inner)
+            for unowned in UNOWNED.get(label, ()):
+                below.pop(unowned, None)
+            if below:
+                fields[label] = below
+        else:
+            fields[label] = fieldset.everything(child, inner)
+    return {manager: Owned(fields, time)} if fields else {}
+
+
 def _capped(owners: Owners) -> Owners:
     """At most ten updaters; the oldest are thrown together."""
     updaters = sorted((m for m in owners if not m.applies), key=lambda m: owners[m].time)

@@ -27,7 +27,7 @@ def _containers(obj: Resource) -> Iterator[tuple[str, Resource]]:
 
 
 async def _limits(attempt: Attempt) -> list[Resource]:
-    ranges = (await attempt.verbs.list(_RANGES, attempt.namespace)).items
+    ranges = await attempt.verbs.look_all(_RANGES, attempt.namespace)
     return [limit for one in ranges for limit in (one.get("spec") or {}).get("limits") or ()]
 
 

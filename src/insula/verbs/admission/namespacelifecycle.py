@@ -30,7 +30,7 @@ class NamespaceLifecycle(Admission):
 
     @staticmethod
     async def _check(attempt: Attempt) -> None:
-        namespace: Resource = await attempt.verbs.get(NAMESPACES, attempt.namespace)
+        namespace: Resource = await attempt.verbs.look(NAMESPACES, attempt.namespace)
         if not namespace["metadata"].get("deletionTimestamp"):
             return
         why = f"unable to create new content in namespace {attempt.namespace} because it is being terminated"
@@ -42,8 +42,8 @@ class NamespaceLifecycle(Admission):
 
 
 async def find(attempt: Attempt, ref: Ref, name: str, namespace: str = "") -> Resource | None:
-    """An object that a step looks at, None where there is none or its type is not served."""
+    """An object that a step looks at and does not change, None where there is none or its type is not served."""
     try:
-        return await attempt.verbs.get(ref, name, namespace)
+        return await attempt.verbs.look(ref, name, namespace)
     except NotFound:
         return None

@@ -10,6 +10,7 @@ from insula.model.resource import Ref, Resource
 from insula.verbs import faults
 from insula.verbs.admission.namespacelifecycle import find
 from insula.verbs.admission.serviceaccount import is_new_pod
+from insula.verbs.codec import copy
 from insula.verbs.request import Admission, Attempt
 
 _CLASSES = Ref("scheduling.k8s.io", "v1", "priorityclasses")
@@ -68,7 +69,7 @@ class Priority(Admission):
             if found is None:
                 raise faults.forbidden(attempt.kind, attempt.name, f"no PriorityClass with name {name} was found")
             return found
-        defaults = [one for one in (await attempt.verbs.list(_CLASSES)).items if one.get("globalDefault")]
+        defaults = [one for one in await attempt.verbs.look_all(_CLASSES) if one.get("globalDefault")]
         return min(defaults, key=lambda one: int(one.get("value", 0)), default=None)
 
 
@@ -95,8 +96,8 @@ class RuntimeClass(Admission):
             )
             raise faults.invalid(attempt.kind, attempt.name, [cause])
         if overhead:
-            spec["overhead"] = overhead
-        self._place(attempt, spec, found.get("scheduling") or {})
+            spec["overhead"] = dict(overhead)
+        self._place(attempt, spec, copy(found.get("scheduling") or {}))
 
     @staticmethod
     def _place(attempt: Attempt, spec: Resource, scheduling: Resource) -> None:

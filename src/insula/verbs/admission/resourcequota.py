@@ -97,12 +97,12 @@ class ResourceQuota(Admission):
             return
         if attempt.verb == "update" and attempt.kind.ref not in (PODS, _CLAIMS):
             return
-        if not (await attempt.verbs.list_raw(_QUOTAS, attempt.namespace)).count:
+        if not await attempt.verbs.look_all(_QUOTAS, attempt.namespace):
             return
         lock = self._locks.setdefault(attempt.namespace, asyncio.Lock())
         await lock.acquire()
         self._held[id(attempt)] = lock
-        for quota in (await attempt.verbs.list(_QUOTAS, attempt.namespace)).items:
+        for quota in await attempt.verbs.look_all(_QUOTAS, attempt.namespace):
             if _in_scope(quota, attempt.kind, attempt.obj):
                 await self._check(attempt, quota)
 

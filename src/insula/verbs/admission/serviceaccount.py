@@ -45,7 +45,7 @@ class ServiceAccounts(Admission):
             why = f'error looking up service account {attempt.namespace}/{name}: serviceaccount "{name}" not found'
             raise faults.forbidden(attempt.kind, attempt.name, why)
         if not spec.get("imagePullSecrets") and (secrets := (account or {}).get("imagePullSecrets")):
-            spec["imagePullSecrets"] = secrets
+            spec["imagePullSecrets"] = [dict(one) for one in secrets]
         if _wants_token(spec, account or {}):
             _mount(spec)
 
