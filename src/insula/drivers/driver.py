@@ -9,9 +9,9 @@ beside others.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -156,6 +156,16 @@ class ExecHandle(Protocol):
 
     async def kill(self, signal: int) -> None:
         """Signal it."""
+        ...
+
+
+@runtime_checkable
+class KeepsExecs(Protocol):
+    """A driver whose execs go on when Insula ends, and can be found again."""
+
+    async def execs(self, handle: Handle) -> Sequence[tuple[str, Process, ExecHandle]]:
+        """After a restart of Insula: (id, what was asked, handle) of every exec that was started and not yet waited for to
+        its end. Their streams are lost."""
         ...
 
 

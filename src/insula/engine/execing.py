@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Sequence
 
 import msgspec
 
-from insula.drivers.driver import Capability, Streams
+from insula.drivers.driver import Capability, KeepsExecs, Streams
 from insula.engine.checks import need
 from insula.engine.contract import Exec
 from insula.engine.execs import Execution
@@ -74,6 +74,17 @@ async def start(parts: Parts, exec_id: str) -> Streams:
     parts.say(resident, "exec_start: " + " ".join(execution.process.args), execID=execution.id)
     parts.tasks.spawn(_watch(parts, resident, execution), f"exec {execution.id[:12]}")
     return execution.streams
+
+
+async def take_back(parts: Parts, resident: Resident) -> None:
+    """After a restart of Insula: execs that go on are known again, and those that ended meanwhile with how they did."""
+    if not isinstance(resident.driver, KeepsExecs):
+        return
+    for id, process, handle in await resident.driver.execs(resident.handle):
+        execution = Execution(id, resident.id, process)
+        execution.started, execution.handle = True, handle
+        parts.executions.add(execution)
+        parts.tasks.spawn(_watch(parts, resident, execution), f"exec {id[:12]}")
 
 
 async def let_go(starting: Awaitable[Streams]) -> None:

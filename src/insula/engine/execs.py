@@ -1,5 +1,5 @@
-"""Executions: processes started beside an instance's first one. They live in memory; a restart of Insula forgets them,
-though not the processes."""
+"""Executions: processes started beside an instance's first one. They live in memory; after a restart of Insula those that were
+running are found again by their driver."""
 
 from __future__ import annotations
 

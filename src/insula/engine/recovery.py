@@ -15,7 +15,7 @@ from pathlib import Path
 
 from insula import clock
 from insula.drivers.driver import Exit, Phase, Status
-from insula.engine import sandboxes
+from insula.engine import execing, sandboxes
 from insula.engine.controls import finish_stop, remove
 from insula.engine.ending import Ending, clear_driver, clear_network, let_go
 from insula.engine.health import check_for
@@ -147,6 +147,7 @@ async def _rejoin(parts: Parts, resident: Resident, status: Status) -> None:
     if resident.entry.paused != paused or resident.entry.pid != status.pid:
         await resident.save(paused=paused, pid=status.pid)
     watch(parts, resident)
+    await execing.take_back(parts, resident)
     if resident.entry.stopping is not None:
         parts.tasks.spawn(finish_stop(parts, resident), f"stop {resident.id[:12]}")
 

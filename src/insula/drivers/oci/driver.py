@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import shutil
 import signal as signals
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from insula import clock
 from insula.drivers.driver import Capability, Exit, Handle, LogFormat, Phase, Probe, Stats, Status
 from insula.drivers.oci import execs, faults, probing, spec, state, streams
 from insula.drivers.oci import runtime as runtimes
-from insula.drivers.oci.execs import RunningExec
+from insula.drivers.oci.execs import HeldExec, RunningExec
 from insula.drivers.oci.facts import HostFacts, collect, device_nodes
 from insula.drivers.oci.resources import linux_resources
 from insula.drivers.oci.runtime import Runtime
@@ -35,6 +36,7 @@ from insula.tasks import in_thread
 
 DEFAULT_PARENT = "insula"
 END_DEADLINE_S = 10.0  # from SIGKILL to conmon's own end
+EXEC_END_S = 2.0
 
 
 class OciDriver:
@@ -59,7 +61,7 @@ class OciDriver:
         self._layout: Layout | None = None
         self._facts: HostFacts | None = None
         self._streams: dict[str, set[AttachedStreams]] = {}
-        self._execs: dict[str, set[RunningExec]] = {}
+        self._execs: dict[str, set[HeldExec]] = {}
 
     # --- this host
 
@@ -174,6 +176,8 @@ class OciDriver:
         """Signal the first process. A killing one thaws a paused container, which would not see it otherwise. Raises Conflict
         when it has ended."""
         container = self._container(handle)
+        if signal != signals.SIGKILL:
+            await runtimes.own_program(container.runtime, container.id, container.init)
         if not pidfd.send(container.init, signal):
             raise Conflict(f"Container {container.id} is not running")
         if signal == signals.SIGKILL and cgroups.frozen(container.group):
@@ -231,13 +235,21 @@ class OciDriver:
     async def delete(self, handle: Handle) -> None:
         """See the contract. One that still runs is killed."""
         container = self._container(handle)
-        for running in tuple(self._execs.pop(container.id, ())):
-            await running.let_go()
         if container.data.boot == pidfd.boot_id():
             await self._end(container)
+        await self._end_execs(container)
         for attached in tuple(self._streams.pop(container.id, ())):
             attached.abandon()
         await in_thread(self._clear, container.directory, container.id, container.runtime, container.group)
+
+    async def _end_execs(self, container: Container) -> None:
+        """Execs end with the container, and their waiters learn how."""
+        running = tuple(self._execs.get(container.id, ()))
+        if running:
+            await in_thread(cgroups.kill, container.group)
+            await asyncio.gather(*(each.ended_within(EXEC_END_S) for each in running))
+        for each in tuple(self._execs.pop(container.id, ())):
+            await each.let_go()
 
     async def _end(self, container: Container) -> None:
         if pidfd.send(container.init, signals.SIGKILL) and cgroups.frozen(container.group):
@@ -279,10 +291,21 @@ class OciDriver:
         if found.phase is not Phase.RUNNING:
             raise Conflict(f"Container {container.id} is {'paused' if found.phase is Phase.PAUSED else 'not running'}")
         running = await execs.start(container, exec_id, process, runtimes.find("conmon"), str(self._runtime_dir))
-        members = self._execs.setdefault(container.id, set())
+        self._follow(container.id, running)
+        return running
+
+    async def execs(self, handle: Handle) -> Sequence[tuple[str, Process, HeldExec]]:
+        """See the contract."""
+        container = self._container(handle)
+        kept = await execs.found(container)
+        for _, _, held in kept:
+            self._follow(container.id, held)
+        return kept
+
+    def _follow(self, id: str, running: HeldExec) -> None:
+        members = self._execs.setdefault(id, set())
         members.add(running)
         running.on_end(members.discard)
-        return running
 
     # --- the envelope
 

@@ -18,7 +18,7 @@ from insula.drivers.oci import faults, state, streams
 from insula.drivers.oci.spec import process_object
 from insula.drivers.oci.state import Container
 from insula.drivers.oci.streams import AttachedStreams
-from insula.errors import DeadlineExceeded, HostFault
+from insula.errors import DeadlineExceeded, HostFault, Unavailable
 from insula.host import capabilities, conmon, pidfd
 from insula.host.conmon import Launch, Pipe, RuntimeRefused
 from insula.host.pidfd import ProcessId
@@ -26,25 +26,24 @@ from insula.model.instance import Process
 from insula.tasks import in_thread
 
 DEADLINE_S = 60.0
+WISH = "asked.json"  # the process as the engine asked for it
 
 
-class RunningExec:
-    """`ExecHandle` of the driver contract."""
+class HeldExec:
+    """An exec by the files of its conmon: what can be known and done of one that was started before Insula was. `ExecHandle`
+    of the driver contract, without streams."""
 
-    def __init__(
-        self, folder: Path, process: ProcessId | None, pid: int, attached: AttachedStreams, pipe: Pipe
-    ) -> None:
+    def __init__(self, folder: Path, process: ProcessId | None, pid: int, monitor: ProcessId | None = None) -> None:
         self.pid = pid
         self._folder = folder
         self._process = process
-        self._attached = attached
-        self._pipe = pipe
+        self._monitor = monitor
         self._exit = asyncio.ensure_future(self._follow())
 
     @property
     def streams(self) -> AttachedStreams:
-        """Its streams, connected before it ran."""
-        return self._attached
+        """Raises Unavailable: they ended with the Insula that had them."""
+        raise Unavailable("the streams of this exec ended when Insula was restarted")
 
     async def resize(self, width: int, height: int) -> None:
         """Set the terminal's size in characters. Nothing happens when it has ended."""
@@ -55,14 +54,51 @@ class RunningExec:
         """Its exit. May be asked again."""
         return await asyncio.shield(self._exit)
 
+    async def ended_within(self, deadline_s: float) -> None:
+        """Return when it has ended, at the latest after the deadline."""
+        await asyncio.wait({self._exit}, timeout=deadline_s)
+
     async def kill(self, signal: int) -> None:
         """Signal it."""
         if self._process:
             pidfd.send(self._process, signal)
 
-    def on_end(self, call: Callable[[RunningExec], None]) -> None:
+    def on_end(self, call: Callable[[HeldExec], None]) -> None:
         """Have something called when it has ended."""
         self._exit.add_done_callback(lambda _: call(self))
+
+    async def let_go(self) -> None:
+        """Insula ends: the process goes on."""
+        self._exit.cancel()
+        await asyncio.wait({self._exit})
+
+    async def _follow(self) -> Exit:
+        """Wait for conmon, which ends right after it wrote the exit code, then remove the files."""
+        if self._monitor:
+            await pidfd.gone(self._monitor)
+        return await self._ended(conmon.read_number(self._folder / "persist" / "exit"))
+
+    async def _ended(self, code: int | None) -> Exit:
+        await in_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        if code is None:
+            return state.lost(state.KILLED, "its monitor (conmon) died")
+        return Exit(code=code, finished_at=clock.rfc3339_nano(clock.now()))
+
+
+class RunningExec(HeldExec):
+    """One that this Insula started: with its streams, and told of its end."""
+
+    def __init__(
+        self, folder: Path, process: ProcessId | None, pid: int, attached: AttachedStreams, pipe: Pipe
+    ) -> None:
+        self._attached = attached
+        self._pipe = pipe
+        super().__init__(folder, process, pid)
+
+    @property
+    def streams(self) -> AttachedStreams:
+        """Its streams, connected before it ran."""
+        return self._attached
 
     async def _follow(self) -> Exit:
         """Wait for the exit code in conmon's second message, then remove the files."""
@@ -74,15 +110,11 @@ class RunningExec:
         finally:
             self._pipe.close()
         code = report.data if report and report.data >= 0 else conmon.read_number(self._folder / "persist" / "exit")
-        await in_thread(shutil.rmtree, self._folder, ignore_errors=True)
-        if code is None:
-            return state.lost(state.KILLED, "its monitor (conmon) died")
-        return Exit(code=code, finished_at=clock.rfc3339_nano(clock.now()))
+        return await self._ended(code)
 
     async def let_go(self) -> None:
         """Insula ends: close what is open here, the process goes on."""
-        self._exit.cancel()
-        await asyncio.wait({self._exit})
+        await super().let_go()
         self._pipe.close()
         self._attached.abandon()
 
@@ -118,6 +150,34 @@ def _prepare(container: Container, folder: Path, process: Process) -> None:
     (folder / "persist").mkdir(parents=True, mode=0o700)
     config = msgspec.json.decode((container.bundle / "config.json").read_bytes())
     state.write_json(folder / "process.json", process_spec(config, process, capabilities.bounding()))
+    state.write_json(folder / WISH, msgspec.to_builtins(process))
+
+
+async def found(container: Container) -> list[tuple[str, Process, HeldExec]]:
+    """Execs that an Insula before this one started, ended ones too that it did not see end. One whose start was cut short, of
+    which nobody was told, is ended."""
+    return [
+        (folder.name, process, HeldExec(folder, first, first.pid if first else 0, monitor))
+        for folder, process, first, monitor in await in_thread(_kept, container.directory / "exec")
+    ]
+
+
+def _kept(base: Path) -> list[tuple[Path, Process, ProcessId | None, ProcessId | None]]:
+    kept = []
+    for folder in base.glob("*"):
+        pid = conmon.read_number(folder / "container.pid")
+        try:
+            process = msgspec.json.decode((folder / WISH).read_bytes(), type=Process)
+        except (OSError, msgspec.MsgspecError):
+            pid = None
+        if pid is None:
+            conmon.end_all(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        monitor = conmon.monitor_of(folder)
+        below = pidfd.children(monitor) if monitor else ()
+        kept.append((folder, process, next((child for child in below if child.pid == pid), None), monitor))
+    return kept
 
 
 async def start(container: Container, exec_id: str, process: Process, conmon_path: str, tmpdir: str) -> RunningExec:

@@ -21,6 +21,7 @@ from insula.host.pidfd import ProcessId
 
 PREFERRED = ("crun", "runc")
 START_DEADLINE_S = 30.0
+EXEC_DEADLINE_S = 5.0
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -76,6 +77,28 @@ async def _start_by_fifo(fifo: Path, init: ProcessId) -> None:
     finally:
         os.close(fd)
     fifo.unlink(missing_ok=True)
+
+
+async def own_program(runtime: Runtime, id: str, init: ProcessId) -> None:
+    """Return when a container that was started runs its own program and no longer the runtime's init, which would answer a
+    signal in its own way: that of runc, a Go program and the first of its pid namespace, ends with code 2 on any. The kernel
+    tells nobody of an execve, which is a few milliseconds away here."""
+    loop = asyncio.get_running_loop()
+    limit = loop.time() + EXEC_DEADLINE_S
+    while _is_init(runtime, init.pid) and not (runtime.state(id) / "exec.fifo").exists() and loop.time() < limit:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
+def _is_init(runtime: Runtime, pid: int) -> bool:
+    """Whether a process still is the runtime's: runc says so in its name; else by the program, which is the installed one or a
+    copy of it in memory."""
+    try:
+        if Path(f"/proc/{pid}/comm").read_bytes().startswith(b"runc:["):
+            return True
+        program = Path(f"/proc/{pid}/exe")
+        return program.samefile(runtime.path) or "/memfd:" in str(program.readlink())
+    except OSError:
+        return False
 
 
 def _take(fd: int) -> bytes:
