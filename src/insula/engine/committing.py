@@ -9,7 +9,7 @@ from insula.drivers.driver import Capability
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
 from insula.engine.resolve import arguments
-from insula.errors import Unsupported
+from insula.errors import Conflict, Unsupported
 from insula.images.contract import Image, ImageConfig
 from insula.model.instance import InstanceConfig
 
@@ -35,9 +35,8 @@ async def commit(
     }
     freeze = pause and resident.running and not entry.paused and Capability.PAUSE in resident.driver.capabilities
     async with contextlib.AsyncExitStack() as undo:
-        if freeze:
-            await resident.driver.pause(resident.handle)
-            undo.push_async_callback(resident.driver.resume, resident.handle)
+        if freeze and await _frozen(resident):
+            undo.push_async_callback(_thaw, resident)
         return await parts.images.commit(
             entry.upper,
             base=resident.image,
@@ -45,6 +44,20 @@ async def commit(
             config={**committed_config(entry.config, resident.image.config), **(config or {})},
             history={key: value for key, value in history.items() if value},
         )
+
+
+async def _frozen(resident: Resident) -> bool:
+    """Whether it was paused: one that ends at that moment needs no pause."""
+    try:
+        await resident.driver.pause(resident.handle)
+    except Conflict:
+        return False
+    return True
+
+
+async def _thaw(resident: Resident) -> None:
+    with contextlib.suppress(Conflict):  # killed meanwhile
+        await resident.driver.resume(resident.handle)
 
 
 def _words(config: InstanceConfig, image: ImageConfig) -> tuple[str, ...]:
