@@ -11,6 +11,7 @@ import bz2
 import hashlib
 import lzma
 import queue
+import sys
 import tarfile
 import threading
 import zlib
@@ -360,6 +361,7 @@ class _Forward:
         self._position = 0
         self._last = b""
         self.header_left = HEADER_BYTES
+        self.padding_from = sys.maxsize  # where the content of the present member ends, once that is known
 
     def tell(self) -> int:
         return self._position
@@ -371,13 +373,19 @@ class _Forward:
 
     def skip(self, count: int) -> None:
         while count > 0:
-            count -= len(self.some(min(count, CHUNK)))
+            data = self._source.read(min(count, CHUNK))
+            if not data and self._position >= self.padding_from:
+                return  # docker's own client leaves out the padding behind the last member
+            if not data:
+                raise _cut_short()
+            count -= len(data)
+            self._position += len(data)
 
     def some(self, size: int) -> bytes:
         """Between 1 and `size` bytes of a member's content."""
         data = self._source.read(size)
         if not data:
-            raise Invalid("the archive ends in the middle of a member: it is cut short")
+            raise _cut_short()
         self._position += len(data)
         return data
 
@@ -400,12 +408,17 @@ class _Forward:
             raise Invalid("the archive is damaged: a header has a wrong checksum")
 
 
+def _cut_short() -> Invalid:
+    return Invalid("the archive ends in the middle of a member: it is cut short")
+
+
 class Members:
     """The members of a tar in their order. Content must be taken, or left, before the next one is asked for."""
 
     def __init__(self, source: Source) -> None:
         self._file = _Forward(source)
         self._source = source
+        self._end = sys.maxsize
 
     def __iter__(self) -> Iterator[tarfile.TarInfo]:
         """Raises Invalid (damaged, cut short), TooLarge (headers)."""
@@ -422,6 +435,8 @@ class Members:
 
     def _next(self, archive: Any) -> tarfile.TarInfo | None:
         archive.members = []  # it would remember every one
+        self._file.padding_from = self._end
+        self._end = sys.maxsize
         try:
             member: tarfile.TarInfo | None = archive.next()
         except (tarfile.TarError, ValueError, UnicodeError, OverflowError, IndexError, KeyError) as error:
@@ -429,6 +444,8 @@ class Members:
         self._file.header_left = HEADER_BYTES
         if member is not None and (member.size < 0 or member.offset_data < 0):
             raise Invalid(f"the size of {member.name!r} in the archive is negative")
+        if member is not None and member.sparse is None:
+            self._end = member.offset_data + (member.size if member.isreg() else 0)
         return member
 
     def content(self, member: tarfile.TarInfo) -> Iterator[tuple[int, bytes]]:

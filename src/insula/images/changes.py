@@ -43,6 +43,8 @@ def apply_changes(config: Config, changes: Sequence[str]) -> Config:
         for line in lines:
             if line.word not in _ALLOWED:
                 raise Invalid(f"{line.word} is not a valid change command", field="changes")
+            if not line.rest:
+                raise Invalid(f"{line.word} requires at least one argument", field="changes")
             try:
                 what = instruction(line)
                 changed = configure(changed, what, env_of(changed), keeps_command=commanded).config

@@ -40,7 +40,7 @@ class ClassicLines:
             if number:
                 self._say(number, f"Step {number}/{vertex.total} : {vertex.text}\n")
             elif vertex.text:
-                self._say(number, f"# Executing build trigger: {vertex.text}\n")
+                self._say(number, f"{vertex.text}\n")
         if vertex.container and not (before and before.container):
             self._say(number, f" ---> Running in {vertex.container[:12]}\n")
         if vertex.container_removed and not (before and before.container_removed):
@@ -50,9 +50,10 @@ class ClassicLines:
 
     def _end(self, vertex: Vertex) -> None:
         if not vertex.error:
-            if vertex.cached and vertex.text[:4].upper() != "FROM":
+            begins = vertex.text[:4].upper() == "FROM"
+            if vertex.cached and not begins:
                 self._say(vertex.number, " ---> Using cache\n")
-            if vertex.image:
+            if vertex.image or begins:
                 self._say(vertex.number, f" ---> {vertex.image.removeprefix('sha256:')[:12]}\n")
         if vertex.number:
             self._ended.add(vertex.number)

@@ -14,6 +14,8 @@ from insula.images.buildcache import CacheMount, Record
 from insula.images.drafts import Drafts
 from insula.tasks import in_thread
 
+_RECORDS = 20_000  # more are not kept, the least recently used go first
+
 
 async def listed(drafts: Drafts) -> Sequence[CacheRecord]:
     """Layers and cache mounts; records without a layer take no room and are not shown."""
@@ -76,8 +78,10 @@ async def prune(drafts: Drafts, *, all: bool, keep_bytes: int, filters: Mapping[
     needed = drafts.needed_chains()
 
     def work() -> tuple[list[str], int]:
+        # A record without a layer takes no room: only `all` drops those.
         rows: list[tuple[float, CacheRecord, Record | CacheMount]] = [
-            (each.last_used, _row(each, each.chain in needed), each) for each in drafts.cache.records()
+            (each.last_used, _row(each, not each.chain or each.chain in needed), each)
+            for each in drafts.cache.records()
         ]
         rows += [(each.last_used, _mount_row(each, _in_use(drafts, each)), each) for each in drafts.cache.mounts()]
         left = sum(row.size_bytes for _, row, _ in rows if not row.shared)
@@ -107,6 +111,9 @@ async def prune(drafts: Drafts, *, all: bool, keep_bytes: int, filters: Mapping[
 async def collect(drafts: Drafts) -> None:
     """Keep what no image needs within its share of the disk."""
     limit = await in_thread(drafts.cache.limit_bytes)
+    records = drafts.cache.records()
+    for record in [each for each in records if not each.chain][: max(0, len(records) - _RECORDS)]:
+        await in_thread(drafts.cache.drop, record.key)
     total = sum(record.size_bytes for record in drafts.cache.records())
     if total > limit:
         await prune(drafts, all=False, keep_bytes=limit, filters={})

@@ -276,7 +276,12 @@ def owner_of(text: str, root: str) -> tuple[int, int]:
     try:
         found = look_up(text, read_accounts(root))
     except Invalid as fault:
-        raise Invalid(f"unable to convert uid/gid chown string to host mapping: {fault.message}") from None
+        reason = fault.message
+        if reason.startswith("unable to find user"):
+            reason = f"can't find uid for user {user}: no such user: {user}"
+        elif reason.startswith("unable to find group"):
+            reason = f"can't find gid for group {group}: no such group: {group}"
+        raise Invalid(f"unable to convert uid/gid chown string to host mapping: {reason}") from None
     return found.uid, found.gid
 
 

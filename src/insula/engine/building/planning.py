@@ -29,7 +29,8 @@ _LAYERED = ("RUN", "COPY", "ADD", "WORKDIR")
 
 class Plan(Struct, frozen=True, kw_only=True):
     """A build for one platform. `stages` are those that the target needs, in their order; `numbers` and `total` count all of
-    their instructions as the classic builder does; `globals` are the variables that FROM lines see."""
+    their instructions as the classic builder does, after the ARGs before the first FROM (stage -1); `globals` are the variables
+    that FROM lines see."""
 
     dockerfile: Dockerfile
     platform: Platform
@@ -81,7 +82,7 @@ def plan(
             wanted.add(index)
             pending += needs[index]
     stages = tuple(stage for stage in dockerfile.stages if stage.index in wanted)
-    numbers: dict[tuple[int, int], int] = {}
+    numbers = {(-1, position): position + 1 for position in range(len(dockerfile.globals))}
     for stage in stages:
         for position in range(len(stage.steps) + 1):
             numbers[stage.index, position] = len(numbers) + 1

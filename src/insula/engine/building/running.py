@@ -98,7 +98,7 @@ async def _to_end(engine: Engine, id: str, job: Job, request: BuildRequest, told
             await engine.start(id)
         except HostFault as fault:
             if fault.code in (126, 127):
-                raise BuildFault(fault.message, code=fault.code) from fault
+                raise BuildFault(fault.message) from fault
             raise
         ended = await engine.wait(id)
         await reader

@@ -20,6 +20,7 @@ from insula.engine.building.planning import Plan, one_line, platform_of, stage_n
 from insula.engine.building.steps import Build, Steps
 from insula.engine.building.telling import Told
 from insula.errors import Invalid
+from insula.images.blobs import digest_of
 from insula.images.dockerfile.instructions import Instruction, Stage, parse
 from insula.images.dockerfile.lines import DockerfileFault, Line
 from insula.images.manifests import Platform
@@ -102,20 +103,34 @@ class Stages:
 
     def _announce(self) -> None:
         """Every step is known before the first one begins."""
+        for position, step in enumerate(self._plan.dockerfile.globals):
+            self._global(position, step.line)
         for stage in self._plan.stages:
             self._vertex(stage, 0, stage.line, f"FROM {self._plan.bases[stage.index]}")
             for position, step in enumerate(stage.steps, 1):
                 self._vertex(stage, position, step.line, step.line.text)
 
+    def _global(self, position: int, line: Line) -> None:
+        """An ARG before the first FROM: nothing is to be done for it."""
+        vertex = Vertex(
+            digest=self._digest(-1, position),
+            name=one_line(line.text),
+            metadata=True,
+            number=self._plan.numbers[-1, position],
+            total=self._plan.total,
+            text=line.text,
+            location=Location(start=line.start, end=line.end, file=self._request.dockerfile_path),
+        )
+        Told(self._progress, vertex).finish()
+
     def _vertex(self, stage: Stage, position: int, line: Line, text: str) -> None:
-        own = (str(self._plan.platform), stage.index, position)
         before = [self._digest(stage.index, position - 1)] if position else []
         if position == 0:
             before += [self._last_digest(index) for index in self._plan.needs[stage.index]]
         told = Told(
             self._progress,
             Vertex(
-                digest=f"sha256:{key('vertex', *own)}",
+                digest=self._digest(stage.index, position),
                 name=self._plan.step_name(stage, position, one_line(text)),
                 inputs=tuple(before),
                 metadata=line.word in _METADATA,
@@ -155,15 +170,18 @@ class Stages:
         told = self._told[stage.index, 0]
         base = self._plan.bases[stage.index]
         parent = stage_named(self._plan.dockerfile, base, stage, self._request)
+        steps = Steps(self._build, stage)
         if parent is not None:
             frame = from_stage(await asyncio.shield(self._start(parent)))
-            told.finish(image=frame.base)
+            told.start()
         else:
             async with told.working():
                 frame = await self._base(stage, base, told)
-                told.finish(image=frame.base, cached=not told.vertex.started)
-        steps = Steps(self._build, stage)
+        if self._request.dialect == "buildkit":
+            told.finish(image=frame.base)
         frame = await self._triggers(steps, frame, stage, told)
+        if self._request.dialect == "classic":
+            told.finish(image=frame.base or (digest_of(frame.document()) if frame.history else ""))
         for position, step in enumerate(stage.steps, 1):
             frame = await self._step(steps, step.what, step.line.text, frame, self._told[stage.index, position])
         return frame
@@ -196,7 +214,7 @@ class Stages:
                 name=f"[{stage.name} onbuild] {one_line(trigger)}",
                 inputs=(told.vertex.digest,),
                 metadata=step.line.word in _METADATA,
-                text=f"ONBUILD {trigger}",
+                text=f"# Executing {len(triggers)} build trigger{'s' * (len(triggers) > 1)}" if number == 0 else "",
                 number=0,
                 started="",
                 completed="",
