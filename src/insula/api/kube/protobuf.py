@@ -24,6 +24,7 @@ from insula.api.kube.errors import UnsupportedMediaType
 from insula.clock import rfc3339, rfc3339_micro
 from insula.errors import Invalid
 from insula.kinds.builtin import definition_name
+from insula.model.protobuf import Value, fields, signed, text, varint
 
 MAGIC = b"k8s\x00"
 _DEPTH_LIMIT = 64
@@ -79,13 +80,13 @@ def decode_object(data: bytes) -> dict[str, Any]:
         raise Invalid("provided data does not appear to be a protobuf message, expected prefix k8s\\0")
     api_version = kind = ""
     raw = b""
-    for number, _, value in _wire(memoryview(data)[4:]):
+    for number, value in fields(memoryview(data)[4:]):
         if number == 1 and isinstance(value, memoryview):
-            for inner, _, text in _wire(value):
+            for inner, part in fields(value):
                 if inner == 1:
-                    api_version = _text(text)
+                    api_version = text(part)
                 elif inner == 2:
-                    kind = _text(text)
+                    kind = text(part)
         elif number == 2 and isinstance(value, memoryview):
             raw = bytes(value)
     name = message_name(api_version, kind)
@@ -96,64 +97,13 @@ def decode_object(data: bytes) -> dict[str, Any]:
     return {"apiVersion": api_version, "kind": kind, **_Reader().message(name, memoryview(raw), 0)}
 
 
-# --- the wire --------------------------------------------------------------------------------------------------------
-
-_Value = int | memoryview
+# --- values ---------------------------------------------------------------------------------------------------------
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    result = shift = 0
-    while True:
-        if at >= len(data) or shift > 63:
-            raise Invalid("protobuf: unexpected end of a number")
-        byte = data[at]
-        at += 1
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result & 0xFFFF_FFFF_FFFF_FFFF, at
-        shift += 7
-
-
-def _wire(data: memoryview) -> Iterator[tuple[int, int, _Value]]:
-    """Field number, wire type and raw value of each field."""
-    at, end = 0, len(data)
-    while at < end:
-        tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        value: _Value
-        match wire:
-            case 0:
-                value, at = _varint(data, at)
-            case 2:
-                size, at = _varint(data, at)
-                value, at = data[at : at + size], at + size
-            case 1 | 5:
-                size = 8 if wire == 1 else 4
-                value, at = data[at : at + size], at + size
-            case _:
-                raise Invalid(f"protobuf: wire type {wire} is not used by Kubernetes")
-        if at > end or number == 0:
-            raise Invalid("protobuf: a field goes beyond the end of its message")
-        yield number, wire, value
-
-
-def _text(value: _Value) -> str:
-    if not isinstance(value, memoryview):
-        raise Invalid("protobuf: a number where text belongs")
-    try:
-        return str(value, "utf-8")
-    except UnicodeDecodeError:
-        raise Invalid("protobuf: text that is not UTF-8") from None
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _scalar(type_: str, value: _Value) -> Any:
+def _scalar(type_: str, value: Value) -> Any:
     match type_:
         case "string":
-            return _text(value)
+            return text(value)
         case "bytes":
             if not isinstance(value, memoryview):
                 raise Invalid("protobuf: a number where bytes belong")
@@ -164,7 +114,7 @@ def _scalar(type_: str, value: _Value) -> Any:
             return struct.unpack("<d", value)[0]
     if not isinstance(value, int):
         raise Invalid(f"protobuf: {type_} of the wrong wire type")
-    return bool(value) if type_ == "bool" else _signed(value)
+    return bool(value) if type_ == "bool" else signed(value)
 
 
 _SCALARS = frozenset({"string", "bytes", "bool", "int32", "int64", "uint32", "uint64", "double"})
@@ -178,21 +128,21 @@ class _Reader:
 
     def message(self, name: str, data: memoryview, depth: int) -> dict[str, Any]:
         """One message as an object."""
-        fields = _fields(name)
-        if fields is None:
+        known = _fields(name)
+        if known is None:
             raise UnsupportedMediaType(f"{name} is not known in protobuf here: send the object as application/json")
         if depth > _DEPTH_LIMIT:
             raise Invalid("protobuf: nested too deeply")
         out: dict[str, Any] = {}
-        for number, _, value in _wire(data):
+        for number, value in fields(data):
             self._left -= 1
             if self._left < 0:
                 raise Invalid("protobuf: too many values")
-            if (field := fields.get(number)) is not None:
+            if (field := known.get(number)) is not None:
                 self._put(out, field, value, depth)
         return out
 
-    def _put(self, out: dict[str, Any], field: _Field, value: _Value, depth: int) -> None:
+    def _put(self, out: dict[str, Any], field: _Field, value: Value, depth: int) -> None:
         match field.mark:
             case "*":
                 if field.type in _SCALARS and field.type not in ("string", "bytes") and isinstance(value, memoryview):
@@ -209,7 +159,7 @@ class _Reader:
                 if found is not None and (mark == "?" or found or isinstance(found, dict)):
                     out[field.name] = found
 
-    def _one(self, type_: str, value: _Value, depth: int) -> Any:
+    def _one(self, type_: str, value: Value, depth: int) -> Any:
         if type_ in _SCALARS:
             return _scalar(type_, value)
         if not isinstance(value, memoryview):
@@ -217,13 +167,13 @@ class _Reader:
         special = _SPECIAL.get(type_)
         return special(self, value, depth) if special else self.message(type_, value, depth + 1)
 
-    def _entry(self, type_: str, value: _Value, depth: int) -> tuple[str, Any]:
+    def _entry(self, type_: str, value: Value, depth: int) -> tuple[str, Any]:
         if not isinstance(value, memoryview):
             raise Invalid("protobuf: a number where a map entry belongs")
         key, found = "", _EMPTY.get(type_, {})
-        for number, _, part in _wire(value):
+        for number, part in fields(value):
             if number == 1:
-                key = _text(part)
+                key = text(part)
             elif number == 2:
                 found = self._one(type_, part, depth)
         return key, found
@@ -235,7 +185,7 @@ _EMPTY: dict[str, Any] = {"string": "", "bytes": "", "bool": False, "int32": 0, 
 def _packed(type_: str, data: memoryview) -> Iterator[Any]:
     at = 0
     while at < len(data):
-        value, at = _varint(data, at)
+        value, at = varint(data, at)
         yield _scalar(type_, value)
 
 
@@ -244,8 +194,8 @@ def _packed(type_: str, data: memoryview) -> Iterator[Any]:
 _Special = Callable[[_Reader, memoryview, int], Any]
 
 
-def _numbers(data: memoryview) -> dict[int, _Value]:
-    return {number: value for number, _, value in _wire(data)}
+def _numbers(data: memoryview) -> dict[int, Value]:
+    return dict(fields(data))
 
 
 def _moment(data: memoryview) -> datetime | None:
@@ -256,9 +206,7 @@ def _moment(data: memoryview) -> datetime | None:
     if not isinstance(seconds, int) or not isinstance(nanos, int):
         raise Invalid("protobuf: a time of the wrong wire type")
     try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
-            seconds=_signed(seconds), microseconds=_signed(nanos) // 1000
-        )
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=signed(seconds), microseconds=signed(nanos) // 1000)
     except OverflowError:
         raise Invalid("protobuf: a time out of range") from None
 
@@ -274,15 +222,15 @@ def _micro_time(_: _Reader, data: memoryview, _depth: int) -> str | None:
 
 
 def _quantity(_: _Reader, data: memoryview, _depth: int) -> str:
-    return _text(_numbers(data).get(1, memoryview(b"0")))
+    return text(_numbers(data).get(1, memoryview(b"0")))
 
 
 def _int_or_string(_: _Reader, data: memoryview, _depth: int) -> int | str:
     parts = _numbers(data)
     if parts.get(1, 0) == 1:
-        return _text(parts.get(3, memoryview(b"")))
+        return text(parts.get(3, memoryview(b"")))
     number = parts.get(2, 0)
-    return _signed(number) if isinstance(number, int) else 0
+    return signed(number) if isinstance(number, int) else 0
 
 
 def _json(_: _Reader, data: memoryview, _depth: int) -> Any:
@@ -299,12 +247,12 @@ def _json(_: _Reader, data: memoryview, _depth: int) -> Any:
 
 
 def _items(_: _Reader, data: memoryview, _depth: int) -> list[str]:
-    return [_text(value) for number, _, value in _wire(data) if number == 1]
+    return [text(value) for number, value in fields(data) if number == 1]
 
 
 def _duration(_: _Reader, data: memoryview, _depth: int) -> str:
     nanoseconds = _numbers(data).get(1, 0)
-    seconds = _signed(nanoseconds) / 1e9 if isinstance(nanoseconds, int) else 0
+    seconds = signed(nanoseconds) / 1e9 if isinstance(nanoseconds, int) else 0
     return f"{seconds:g}s"
 
 
@@ -315,7 +263,7 @@ def _schema_or(other: str) -> _Special:
         several: list[Any] = []
         allows: Any = None
         schema: Any = None
-        for number, _, value in _wire(data):
+        for number, value in fields(data):
             if isinstance(value, int):
                 allows = bool(value)
             elif other == "bool" or number == 1:
@@ -323,7 +271,7 @@ def _schema_or(other: str) -> _Special:
             elif other == "array":
                 several.append(reader.message("apiextensions.v1.JSONSchemaProps", value, depth + 1))
             else:
-                several.append(_text(value))
+                several.append(text(value))
         return schema if schema is not None else several if other != "bool" else allows
 
     return read
