@@ -190,6 +190,10 @@ class ImageStore(Protocol):
         """Write an archive that Docker loads and that is an OCI layout too."""
         ...
 
+    def save_as(self, image: str, names: Sequence[str]) -> AsyncIterator[bytes]:
+        """Such an archive of one image, under names that it need not have here."""
+        ...
+
     async def import_rootfs(
         self,
         archive: AsyncIterator[bytes],

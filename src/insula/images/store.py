@@ -379,12 +379,21 @@ class NodeImages:
         for reference in references if platform else ():
             await self.get(reference, platform=platform)
         async with self._content.hold():
-            images = archive_out.select(self._content.catalog, references)
-            async with aclosing(
-                produce(lambda out: archive_out.write(out, images, self._content.blobs), "save")
-            ) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            async for chunk in self._written(archive_out.select(self._content.catalog, references)):
+                yield chunk
+
+    async def save_as(self, image: str, names: Sequence[str]) -> AsyncIterator[bytes]:
+        """Such an archive of one image, under names that it need not have here. Raises NotFound before the first byte."""
+        async with self._content.hold():
+            entry = self._content.catalog.images[resolve.find(self._content.catalog, image)]
+            tagged = tuple(parse_name(name).tagged for name in names)
+            async for chunk in self._written([archive_out.Saved(entry=entry, names=tagged)]):
+                yield chunk
+
+    async def _written(self, images: Sequence[archive_out.Saved]) -> AsyncIterator[bytes]:
+        async with aclosing(produce(lambda out: archive_out.write(out, images, self._content.blobs), "save")) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     # --- instances ------------------------------------------------------------------------------------------------
 

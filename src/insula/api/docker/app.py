@@ -34,6 +34,7 @@ from insula.api.docker import (
     system,
     volumes,
 )
+from insula.api.docker.buildkit import routes as buildkit
 from insula.api.docker.door import Door, NodeInfo
 from insula.api.docker.route import Call, Table
 from insula.api.docker.versions import NEWEST, dotted, split
@@ -57,6 +58,7 @@ NOUNS = (
     networks,
     volumes,
     events,
+    buildkit,
     refused,
 )
 _SOCKET_MODE = 0o660

@@ -11,7 +11,6 @@ _SWARM = (
     "This node is not a swarm manager. Swarm is not supported here; use the Kubernetes API of the same machine for services, "
     "secrets and several nodes."
 )
-_BUILD = "BuildKit's protocol is not spoken by this daemon: build with DOCKER_BUILDKIT=0."
 _CANCEL = "Builds end when their connection is closed; there is no other way to cancel one."
 _PLUGINS = "Plugins are not supported: networks, volumes and log drivers are built in."
 _CHECKPOINT = "Checkpoints of containers are not supported."
@@ -49,8 +48,6 @@ ROUTES = (
         for path, sentence in (
             ("/plugins/{rest*}", _PLUGINS),
             ("/build/cancel", _CANCEL),
-            ("/session", _BUILD),
-            ("/grpc", _BUILD),
             ("/containers/{id}/checkpoints", _CHECKPOINT),
         )
         for method in _METHODS

@@ -26,8 +26,8 @@ _GO_ARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "riscv64": "
 
 
 async def ping(call: Call) -> web.StreamResponse:
-    """`GET /_ping`, `HEAD /_ping`. Builder-Version 1: no BuildKit behind this door."""
-    headers = {**_NO_CACHE, "Builder-Version": "1", "Swarm": "inactive"}
+    """`GET /_ping`, `HEAD /_ping`. Builder-Version 2: clients build by BuildKit's protocol."""
+    headers = {**_NO_CACHE, "Builder-Version": "2", "Swarm": "inactive"}
     body = b"" if call.request.method == "HEAD" else b"OK"
     return web.Response(body=body, headers=headers, content_type="text/plain", charset="utf-8")
 

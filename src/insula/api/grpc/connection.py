@@ -170,7 +170,7 @@ class Connection:
     async def send(self, stream: Stream, data: bytes, *, end: bool = False) -> None:
         """For streams: DATA frames as the windows allow. Raises RpcFault."""
         view = memoryview(data)
-        self._answer(stream)
+        self.answer(stream)
         while True:
             stream.check()
             size = self._allowed(stream, len(view))
@@ -203,19 +203,13 @@ class Connection:
         except H2Error as fault:
             raise RpcFault(Code.CANCELLED, f"the call has ended: {fault}") from None
 
-    def _answer(self, stream: Stream) -> None:
-        """A server's first words."""
+    def answer(self, stream: Stream, headers: Headers = ()) -> None:
+        """For streams: a server's first words, unless they were said. Raises RpcFault."""
         if not self.client and not stream.answered:
             stream.answered = True
             with self._translated():
-                self._h2.send_headers(stream.number, [(":status", "200"), ("content-type", _KIND)])
-
-    def answer(self, stream: Stream, headers: Headers) -> None:
-        """A server's first words, with headers of its own, before anything is sent. Raises RpcFault."""
-        stream.answered = True
-        with self._translated():
-            self._h2.send_headers(stream.number, [(":status", "200"), ("content-type", _KIND), *headers])
-        self._wake.set()
+                self._h2.send_headers(stream.number, [(":status", "200"), ("content-type", _KIND), *headers])
+            self._wake.set()
 
     async def _write(self) -> None:
         with contextlib.suppress(ConnectionError):

@@ -70,6 +70,10 @@ class Stream:
         """One message; waits for the other side's window. Raises RpcFault."""
         await self._connection.send(self, b"\0" + len(message).to_bytes(4, "big") + message)
 
+    def answer(self, headers: Headers) -> None:
+        """A server's first words, with headers of its own, before anything is sent. Raises RpcFault."""
+        self._connection.answer(self, headers)
+
     async def end(self) -> None:
         """A client has sent all of its messages."""
         await self._connection.send(self, b"", end=True)
@@ -111,7 +115,9 @@ class Stream:
         if self._partial[0]:
             self.fail(RpcFault(Code.UNIMPLEMENTED, "compressed gRPC messages are not taken: send them as they are"))
         elif size > MESSAGE_LIMIT:
-            self.fail(RpcFault(Code.RESOURCE_EXHAUSTED, f"a message of {size} bytes is over the limit of {MESSAGE_LIMIT}"))
+            self.fail(
+                RpcFault(Code.RESOURCE_EXHAUSTED, f"a message of {size} bytes is over the limit of {MESSAGE_LIMIT}")
+            )
         elif len(self._partial) >= _PREFIX + size:
             self._messages.append(bytes(self._partial[_PREFIX : _PREFIX + size]))
             del self._partial[: _PREFIX + size]
