@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from door.docker_support import IMAGE, Daemon, running
+from door.docker_support import IMAGE, Daemon, running, until
 
 pytestmark = pytest.mark.root
 
@@ -237,3 +238,53 @@ networks:
     assert "chosen" in hosts and "192.0.2.9\telse.where" in hosts
     assert "example.test" in nets.run("exec", "-T", "fixed", "cat", "/etc/resolv.conf")
     assert "bad address" in nets.run("exec", "-T", "other", "ping", "-c", "1", "-w", "1", "fixed", check=None)
+
+
+def test_a_project_that_is_built(daemon: Daemon, project: Any, tmp_path: Path) -> None:
+    daemon.plug("docker-buildx")
+    (tmp_path / "said").write_text("first")
+    (tmp_path / "key").write_text("hidden")
+    own: Project = project(f"""
+services:
+  app:
+    build:
+      context: .
+      dockerfile_inline: |
+        FROM {IMAGE}
+        RUN --mount=type=secret,id=key wc -c < /run/secrets/key > /size
+        COPY said /
+        CMD ["cat", "/said", "/size"]
+      secrets: [key]
+    network_mode: none
+secrets: {{key: {{file: ./key}}}}
+""")
+    assert "first6" in own.run("up", "--build", "--no-log-prefix").replace("\n", "")
+    (tmp_path / "said").write_text("second")
+    assert "second6" in own.run("up", "--build", "--no-log-prefix").replace("\n", "")
+    own.run("down", "--rmi", "all")
+    assert own.name not in daemon.text("image", "ls")
+
+
+def test_watching_syncs_files(daemon: Daemon, project: Any, tmp_path: Path) -> None:
+    daemon.plug("docker-buildx")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "page").write_text("old")
+    live: Project = project(f"""
+services:
+  app:
+    build: {{context: ., dockerfile_inline: "FROM {IMAGE}\\nCOPY web /web\\nCMD [\\"sleep\\", \\"100\\"]"}}
+    init: true
+    network_mode: none
+    develop: {{watch: [{{action: sync, path: ./web, target: /web}}]}}
+""")
+    live.run("up", "-d", "--build")
+    words = ("compose", "-p", live.name, "-f", str(live.file), "watch", "--no-up")
+    with daemon.popen(*words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as watching:
+        assert watching.stdout is not None
+        try:
+            while b"enabled" not in watching.stdout.readline():
+                assert watching.poll() is None
+            (tmp_path / "web" / "page").write_text("new")
+            until(lambda: live.run("exec", "-T", "app", "cat", "/web/page") == "new")
+        finally:
+            watching.terminate()
