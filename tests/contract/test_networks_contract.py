@@ -115,6 +115,28 @@ async def test_addresses(nets: Networks) -> None:
     assert (await nets.connect("tiny", "b", netns=other)).address == "10.77.0.2"
 
 
+async def test_a_machine_gets_the_address_that_it_had(nets: Networks) -> None:
+    await nets.create(wish("lan", subnet="10.77.0.0/24"))
+    mac, other = "02:49:00:00:00:01", "02:49:00:00:00:02"
+    first = await nets.connect_tap("lan", "vm-1", mac=mac)
+    await nets.connect_tap("lan", "vm-x", mac=other)
+    await nets.disconnect("vm-1")
+    again = await nets.connect_tap("lan", "vm-2", mac=mac.upper())
+    assert (again.mac, again.address) == (mac, first.address)
+    await nets.disconnect("vm-2")
+    await nets.connect("lan", "a", netns=await nets.make_namespace("a"), address=first.address)
+    moved = await nets.connect_tap("lan", "vm-3", mac=mac)
+    assert moved.address not in ("", first.address)
+    await nets.disconnect("a")
+    await nets.disconnect("vm-3")
+    assert (await nets.connect_tap("lan", "vm-4", mac=mac)).address == moved.address
+    for owner in ("vm-4", "vm-x"):
+        await nets.disconnect(owner)
+    await nets.remove("lan")
+    await nets.create(wish("lan", subnet="10.77.9.0/24"))
+    assert (await nets.connect_tap("lan", "vm-5", mac=mac)).address == "10.77.9.2"
+
+
 async def test_repeatable_calls(nets: Networks) -> None:
     path = await nets.make_namespace("a")
     first = await nets.connect("default", "a", netns=path, aliases=["x"])

@@ -38,6 +38,7 @@ def test_a_machines_life(home: Home) -> None:
     assert "already exists" in home.fails("vm", "create", "life")
     assert row["address"] in home.ok("vm", "show", "life")
     assert home.json("vm", "show", "life")["instance"]["status"]["phase"] == "Running"
+    (card,) = home.json("vm", "show", "life")["instance"]["status"]["interfaces"]
     assert [found["kind"] for found in home.json("status")["workloads"]] == ["machine"]
 
     home.ok("vm", "pause", "life")
@@ -48,6 +49,8 @@ def test_a_machines_life(home: Home) -> None:
     assert "is stopped (insula vm start life)" in home.fails("vm", "console", "life")
     assert "not running" in home.fails("vm", "stop", "life")
     home.ok("vm", "start", "life", "--wait")
+    (again,) = home.json("vm", "show", "life")["instance"]["status"]["interfaces"]
+    assert (again["mac"], again["ipAddress"]) == (card["mac"], card["ipAddress"])
     home.ok("vm", "delete", "life", "--force", "--wait")
     assert home.json("vm", "list") == []
     assert "does not exist" in home.fails("vm", "console", "life")

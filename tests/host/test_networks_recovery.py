@@ -120,6 +120,18 @@ async def test_closed_networks_go_on_and_are_taken_back(world: World) -> None:
                     pass
 
 
+async def test_the_address_of_a_machine_is_remembered_over_restarts(world: World) -> None:
+    first = await world.open()
+    await first.connect_tap("default", "other")
+    tap = await first.connect_tap("default", "vm-1", mac="02:49:00:00:00:07")
+    await first.disconnect("vm-1")
+    await first.close()
+    async with world.networks() as second:
+        await second.recover(["other"])
+        again = await second.connect_tap("default", "vm-2", mac="02:49:00:00:00:07")
+        assert again.address == tap.address
+
+
 async def test_what_the_kernel_lost_is_made_again(world: World) -> None:
     first = await world.open()
     await first.create(Network(id="", name="web"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from insula.agent import vmspec
 from insula.agent.vmspec import OVERHEAD_BYTES, image_references, instance_of, secret_names, topology
 from insula.errors import Cause, Invalid, Unsupported
 from insula.kinds import validation
@@ -272,6 +274,26 @@ def test_columns() -> None:
     assert VMI.fields(obj) == {"status.nodeName": "n1", "status.phase": "Running"}
     vm = {"metadata": {}, "status": {"printableStatus": "Stopped"}}
     assert list(VM.row(vm))[1:] == ["Stopped", ""]
+
+
+def test_a_card_keeps_its_mac_for_as_long_as_the_virtual_machine_lives() -> None:
+    def made(uid: str, owner: str = "", card: str = "default") -> str:
+        obj = instance(domain__devices__interfaces=[{"name": card, "masquerade": {}}], volumes=[], networks=[])
+        obj["spec"]["domain"]["devices"]["disks"] = []
+        obj["metadata"]["uid"] = uid
+        if owner:
+            obj["metadata"]["ownerReferences"] = [{"kind": "VirtualMachine", "name": "demo", "uid": owner}]
+        return vmspec.mac_of(obj, card)
+
+    assert made("1", "vm") == made("2", "vm") != made("2", "other")
+    assert made("1") != made("2")
+    assert made("1", "vm", "second") != made("1", "vm")
+    assert re.fullmatch(r"02:49(:[0-9a-f]{2}){4}", made("1"))
+    (card,) = instance_of(
+        instance(domain__devices__interfaces=[{"name": "default", "masquerade": {}}]),
+        {"net": {"networkData": b"version: 2\n"}},
+    ).networks
+    assert card.mac == vmspec.mac_of(instance(), "default")
 
 
 def test_the_instance_of_a_machine() -> None:

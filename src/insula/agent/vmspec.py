@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import math
 import uuid
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def instance_of(machine: Resource, secrets: Secrets) -> InstanceConfig:
     _raise(Invalid, check_instance(spec, "spec"))
     _raise(Unsupported, refuse_instance(spec, "spec"))
     hardware = machine_config(machine, secrets)
-    networks = _networks(spec)
+    networks = _networks(machine)
     return InstanceConfig(
         name=instance_name(machine),
         driver="vm",
@@ -156,13 +157,25 @@ def _resources(domain: dict[str, Any], guest_bytes: int) -> Resources:
     )
 
 
-def _networks(spec: dict[str, Any]) -> tuple[NetworkAttachment, ...]:
+def _networks(machine: Resource) -> tuple[NetworkAttachment, ...]:
     """Every card that there is leads to the pod network: the checks allow one at most."""
-    cards = spec["domain"]["devices"].get("interfaces") or []
+    cards = machine["spec"]["domain"]["devices"].get("interfaces") or []
     return tuple(
-        NetworkAttachment(network="default", mac=(card.get("macAddress") or "").lower().replace("-", ":"))
+        NetworkAttachment(
+            network="default",
+            mac=(card.get("macAddress") or "").lower().replace("-", ":") or mac_of(machine, card.get("name", "")),
+        )
         for card in cards
     )
+
+
+def mac_of(machine: Resource, card: str) -> str:
+    """The MAC of a card that has none in the manifest: locally administered, and the same for as long as the VirtualMachine
+    lives, however often it is restarted; a guest that knows its cards by their MAC finds them again."""
+    owners = machine["metadata"].get("ownerReferences") or ()
+    uid = next((owner["uid"] for owner in owners if owner["kind"] == "VirtualMachine"), machine["metadata"]["uid"])
+    digest = hashlib.sha256(f"{uid}/{card}".encode()).digest()
+    return "02:49:" + digest[:4].hex(":")
 
 
 def _nic_model(interfaces: list[dict[str, Any]]) -> str:

@@ -20,6 +20,14 @@ from insula.networks.contract import Endpoint, Network, Published
 from insula.tasks import in_thread
 
 
+class Lease(Struct, frozen=True):
+    """The address that a machine with a MAC of its own had last on a network."""
+
+    network: str
+    mac: str
+    address: str
+
+
 class Ledger(Struct, kw_only=True):
     """Everything that survives a restart. `version` rises when the shape changes; older shapes stay readable."""
 
@@ -27,6 +35,7 @@ class Ledger(Struct, kw_only=True):
     networks: list[Network] = []
     endpoints: list[Endpoint] = []
     published: list[Published] = []
+    leases: list[Lease] = []
 
 
 class LedgerFile:

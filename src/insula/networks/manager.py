@@ -23,13 +23,14 @@ from typing import Self
 
 import msgspec
 
-from insula.errors import HostFault, InsulaError, Invalid, NotFound
+from insula.errors import Conflict, HostFault, InsulaError, Invalid, NotFound
 from insula.host import netns as namespaces
 from insula.model.instance import PortMapping
 from insula.networks import firewall, ipam, options, probe, ranges
 from insula.networks.contract import Endpoint, Network, Published, Zone
 from insula.networks.dns import DnsServer
 from insula.networks.kernel import Kernel
+from insula.networks.leases import Leases
 from insula.networks.ledger import Ledger, LedgerFile
 from insula.networks.pool import NamespacePool
 from insula.networks.ports import PortTable
@@ -70,6 +71,7 @@ class NodeNetworks:
         self._kernel = Kernel(prefix, table, host_netns)
         self._file = LedgerFile(state_dir / "networks.json", self._snapshot)
         self._last_address: dict[str, dict[str, str]] = {}  # network to subnet to the address given last
+        self._leases = Leases()
         self._ports = PortTable()
         self._dns = DnsServer(resolv_conf, self._make_socket)
         self._segments = Segments(self._kernel, self._dns, self._ports, pools, self._save_durably)
@@ -99,6 +101,7 @@ class NodeNetworks:
         ledger = await self._file.load()
         self._segments.networks = {n.id: n for n in ledger.networks}
         self._segments.endpoints = {e.id: e for e in ledger.endpoints}
+        self._leases = Leases(ledger.leases)
         await self._kernel.call(self._kernel.prepare_host)
         self._segments.pools = (*self._segments.pools, ipam.ula_pool(await in_thread(_seed, self._state_dir)))
         self._segments.default_mtu = await self._kernel.call(self._kernel.default_mtu)
@@ -183,6 +186,7 @@ class NodeNetworks:
         network = self._segments.find(name_or_id)
         await self._segments.remove(network.id)
         self._last_address.pop(network.id, None)
+        self._leases.forget(network.id)
 
     async def list(self) -> Sequence[Network]:
         """Built-in first, then by name."""
@@ -256,7 +260,18 @@ class NodeNetworks:
             await self._kernel.call(self._segments.mend, there)
             return there
         wish = Wish(owner=owner, address=address, mac=mac, hostname=hostname)
-        return await self._join(self._reserve(segment, wish), segment)
+        return await self._join(self._reserve_tap(segment, wish), segment)
+
+    def _reserve_tap(self, network: Network, wish: Wish) -> Endpoint:
+        """A machine that says its MAC gets the address that it had before, if that is free."""
+        had = self._leases.find(network.id, wish.mac.lower()) if wish.mac and not wish.address else ""
+        if had and not any(each.address == had for each in self._segments.endpoints.values()):
+            with contextlib.suppress(Invalid, Conflict):  # the network's ranges have changed
+                return self._reserve(network, msgspec.structs.replace(wish, address=had))
+        endpoint = self._reserve(network, wish)
+        if wish.mac:
+            self._leases.keep(network.id, endpoint.mac, endpoint.address)
+        return endpoint
 
     def _reserve(self, network: Network, wish: Wish) -> Endpoint:
         """Choose and record an end point, without waiting. Raises Invalid, Conflict, Unavailable."""
@@ -436,6 +451,7 @@ class NodeNetworks:
             networks=list(self._segments.networks.values()),
             endpoints=list(self._segments.endpoints.values()),
             published=self._ports.all(),
+            leases=self._leases.all(),
         )
 
 
