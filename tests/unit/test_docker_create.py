@@ -219,7 +219,7 @@ def test_security_and_restart() -> None:
         ({"PortBindings": {"80": [{"HostPort": "9000-8000"}]}}, Invalid, 'specification: "9000-8000"'),
         ({"PortBindings": {"80": [{"HostPort": "0-8000"}]}}, Invalid, 'specification: "0-8000"'),
         ({"PortBindings": {"80": [{"HostIp": "x"}]}}, Invalid, "invalid IP address: x"),
-        ({"Links": ["a:b"]}, Unsupported, "legacy links"),
+        ({"Links": ["a:b"], "NetworkMode": "host"}, Invalid, "host type networking can't be used with links"),
         ({"UsernsMode": "keep-id"}, Invalid, "invalid user namespace mode: keep-id"),
         ({"UTSMode": "what"}, Invalid, "invalid UTS mode: what"),
         ({"CgroupnsMode": "what"}, Invalid, "invalid cgroup namespace mode: what"),

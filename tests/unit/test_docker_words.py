@@ -106,7 +106,11 @@ def test_every_route_is_found() -> None:
     table = Table(routes)
     for route in routes:
         path = (
-            route.path.replace("{name*}", "a/b").replace("{rest*}", "x/y").replace("{id}", "c1").replace("{name}", "n")
+            route.path.replace("{name*}", "a/b")
+            .replace("{rest*}", "x/y")
+            .replace("{id}", "c1")
+            .replace("{name}", "n")
+            .replace("{alias}", "a")
         )
         assert table.find(route.method, path)[0] is route, route
     assert len({(route.method, route.path) for route in routes}) == len(routes)

@@ -6,16 +6,14 @@ import msgspec
 
 from insula.engine.checks import DETACHED, INSTANCE, SANDBOX
 from insula.engine.contract import Event
-from insula.engine.joining import connect_one, nameservers, publish_all
+from insula.engine.joining import connect_one, publish_all
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
-from insula.engine.resolve import hostname_of
-from insula.engine.starting import write_names
+from insula.engine.starting import rewrite_names
 from insula.engine.steps import reached
-from insula.errors import Conflict, Forbidden, Invalid
+from insula.errors import Conflict, Forbidden, Invalid, NotFound
 from insula.model.instance import NetworkAttachment
 from insula.networks.contract import Network
-from insula.tasks import in_thread
 
 _HOST = "container cannot be disconnected from host network or connected to host network"
 
@@ -95,9 +93,19 @@ async def _settle(parts: Parts, resident: Resident) -> None:
     if resident.entry.config.ports and not open_now:
         open_now = await publish_all(parts, resident.id, resident.entry.config, resident.endpoints)
     resident.published = tuple(open_now)
-    servers = await nameservers(parts, resident.endpoints)
-    hostname = hostname_of(resident.entry.config, resident.id, host=parts.hostname)
-    await in_thread(write_names, parts, resident, hostname=hostname, nameservers=servers)
+    await rewrite_names(parts, resident)
+
+
+async def unlink(parts: Parts, resident: Resident, alias: str) -> None:
+    """Take a link away. Raises NotFound."""
+    async with resident.lock:
+        config = resident.entry.config
+        kept = tuple(link for link in config.links if link.alias != alias)
+        if len(kept) == len(config.links):
+            raise NotFound(f"No such container: {config.name}/{alias}", kind="container", name=alias)
+        await resident.save(config=msgspec.structs.replace(config, links=kept))
+        if resident.running:
+            await rewrite_names(parts, resident)
 
 
 def _say(parts: Parts, resident: Resident, network: Network, action: str) -> None:

@@ -204,6 +204,10 @@ class Engine(Protocol):
         """Give it another name."""
         ...
 
+    async def unlink(self, id: str, alias: str) -> None:
+        """Take one of its links away. Raises NotFound."""
+        ...
+
     async def update(
         self, id: str, *, resources: Resources | None = None, restart: RestartPolicy | None = None
     ) -> Instance:

@@ -12,6 +12,7 @@ from insula.engine.checks import need
 from insula.engine.contract import Exec
 from insula.engine.execs import Execution
 from insula.engine.lifecycle import refuse_unless_running
+from insula.engine.links import environment
 from insula.engine.names import new_id
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
@@ -47,6 +48,7 @@ async def _resolve(parts: Parts, resident: Resident, process: Process, user: str
         log_path="",
         image=resident.image.config if resident.image else ImageConfig(),
         accounts=accounts,
+        link_env=environment(parts, resident),
         hostname=hostname_of(config, resident.id, host=parts.hostname),
     )
     first = first_process(config, around)

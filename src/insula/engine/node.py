@@ -193,6 +193,10 @@ class NodeEngine:
         """See the contract."""
         await self._carry(controls.rename(self._parts, self._parts.find(id), name), "rename")
 
+    async def unlink(self, id: str, alias: str) -> None:
+        """See the contract."""
+        await self._carry(attaching.unlink(self._parts, self._parts.find(id), alias), "unlink")
+
     async def update(
         self, id: str, *, resources: Resources | None = None, restart: RestartPolicy | None = None
     ) -> Instance:

@@ -42,6 +42,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     shm: str = ""  # a folder on the host to be /dev/shm; empty makes a fresh one
     cgroup: str = "insula"
     size: tuple[int, int] = (0, 0)
+    link_env: tuple[str, ...] = ()  # what links tell of others
     machine: MachineSpec | None = None
 
 
@@ -84,7 +85,9 @@ def first_process(config: InstanceConfig, around: Surroundings) -> Process:
     user = look_up(config.user or around.image.user, around.accounts, config.groups)
     return Process(
         args=arguments(config, around.image),
-        env=environment(config.env, around.image.env, hostname=around.hostname, tty=config.tty, home=user.home),
+        env=environment(
+            (*around.link_env, *config.env), around.image.env, hostname=around.hostname, tty=config.tty, home=user.home
+        ),
         cwd=working_dir(config.working_dir or around.image.working_dir),
         uid=user.uid,
         gid=user.gid,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from insula import clock
 from insula.drivers.driver import Capability, Handle, Phase
+from insula.engine import links
 from insula.engine.foreign import check_program
 from insula.engine.health import check_for
 from insula.engine.healthrules import begun
@@ -63,6 +64,7 @@ async def start(parts: Parts, resident: Resident) -> None:
             await undo.run()
             await _undone(resident, fault)
             raise
+    await _tell_linking(parts, resident)
     parts.say(resident, "start")
 
 
@@ -163,7 +165,7 @@ async def _create(work: Start) -> None:
 
 
 async def _spec(work: Start, directory: str) -> InstanceSpec:
-    resident, config = work.resident, work.resident.entry.config
+    parts, resident, config = work.parts, work.resident, work.resident.entry.config
     machine = await machine_spec(work.parts, resident, work.endpoints) if config.machine else None
     around = Surroundings(
         id=resident.id,
@@ -183,6 +185,7 @@ async def _spec(work: Start, directory: str) -> InstanceSpec:
         cgroup=work.parts.settings.cgroup,
         size=resident.size,
         machine=machine,
+        link_env=links.environment(parts, resident, strict=True),
     )
     return resolve(config, around)
 
@@ -212,7 +215,7 @@ def write_names(parts: Parts, resident: Resident, *, hostname: str, nameservers:
         hostname=hostname,
         domainname=config.domainname,
         addresses=[address for each in resident.endpoints for address in (each.address, each.address6)],
-        extra_hosts=config.extra_hosts,
+        extra_hosts=(*config.extra_hosts, *links.host_lines(parts, resident)),
         gateway=resident.endpoints[0].gateway if resident.endpoints else "127.0.0.1",
         base=host_text("/etc/hosts") if of_host else None,
     )
@@ -226,6 +229,22 @@ def write_names(parts: Parts, resident: Resident, *, hostname: str, nameservers:
     )
     _write_in_place(str(folder / "hosts"), hosts)
     _write_in_place(str(folder / "resolv.conf"), resolv)
+
+
+async def _tell_linking(parts: Parts, resident: Resident) -> None:
+    """Those that know it by a link learn where it is now. It runs: what fails here is no reason to undo that."""
+    for other in links.linking(parts, resident):
+        try:
+            await rewrite_names(parts, other)
+        except (InsulaError, OSError) as fault:
+            log.warning("a link cannot follow an instance", extra={"instance": other.id}, exc_info=fault)
+
+
+async def rewrite_names(parts: Parts, resident: Resident) -> None:
+    """Again, after something that they name has changed."""
+    servers = await nameservers(parts, resident.endpoints)
+    hostname = hostname_of(resident.entry.config, resident.id, host=parts.hostname)
+    await in_thread(write_names, parts, resident, hostname=hostname, nameservers=servers)
 
 
 async def _remember(work: Start) -> None:

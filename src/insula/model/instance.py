@@ -123,6 +123,14 @@ class NetworkAttachment(Struct, frozen=True, kw_only=True):
     options: dict[str, str] = field(default_factory=dict)
 
 
+class Link(Struct, frozen=True, kw_only=True):
+    """Another instance, by id or name, that this one knows as `alias` on a network."""
+
+    target: str
+    alias: str
+    network: str = "default"
+
+
 class DiskConfig(Struct, frozen=True, kw_only=True):
     """A disk asked for a machine. `kind`: image (a containerDisk by reference: `source`), file (path), empty (size),
     cloudinit (NoCloud seed made of `files`)."""
@@ -198,6 +206,8 @@ class InstanceConfig(Struct, frozen=True, kw_only=True):
     network_mode: str = "default"  # default | none | host | detached | sandbox:ID | instance:ID | a network's name
     networks: tuple[NetworkAttachment, ...] = ()
     ports: tuple[PortMapping, ...] = ()
+    exposed_ports: tuple[str, ...] = ()  # `80/tcp`, besides the image's: what others are told of, nothing is opened
+    links: tuple[Link, ...] = ()
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from insula.api.docker import (
     archives,
     build,
     containers,
+    containers_links,
     containers_list,
     containers_streams,
     errors,
@@ -60,6 +61,7 @@ NOUNS = (
     events,
     buildkit,
     refused,
+    containers_links,
 )
 _SOCKET_MODE = 0o660
 _SHUTDOWN_S = 2.0

@@ -12,7 +12,13 @@ import msgspec
 from aiohttp import web
 
 from insula.api.docker.containers_adapt import adapt
-from insula.api.docker.containers_create import Surroundings, host_warnings, instance_config, neighbours
+from insula.api.docker.containers_create import (
+    Surroundings,
+    host_warnings,
+    instance_config,
+    linked,
+    neighbours,
+)
 from insula.api.docker.containers_limits import resources_of, restart_of
 from insula.api.docker.containers_mounts import volume_specs
 from insula.api.docker.door import Door
@@ -82,6 +88,11 @@ async def _look_around(door: Door, words: ContainerWords, platform: str) -> Surr
     host = words.host_config
     driver = await door.driver_of(host.runtime)
     instances = {name: await door.engine.get(name) for name in neighbours(words)}
+    for name in linked(words):
+        try:
+            instances[name] = await door.engine.get(name)
+        except NotFound as fault:
+            raise Invalid(f"could not get container for {name}: {fault.message}", field="HostConfig.Links") from fault
     image = await door.engine.images.get(words.image, platform=platform)
     ports = image.config.exposed_ports if host.publish_all_ports else ()
     return Surroundings(driver=driver, instances=instances, image_ports=ports)
@@ -143,7 +154,7 @@ async def unpause(call: Call) -> web.StreamResponse:
 async def remove(call: Call) -> web.StreamResponse:
     """`DELETE /containers/{id}`."""
     if call.flag("link"):
-        raise Invalid("legacy links do not exist here, so none can be removed", field="link")
+        raise Invalid("Conflict, cannot remove the default link name of the container", field="link")
     await call.door.engine.remove(call.params["id"], force=call.flag("force"), volumes=call.flag("v"))
     return web.Response(status=NO_CONTENT)
 

@@ -15,7 +15,6 @@ from msgspec import Struct
 from insula.api.docker.containers_limits import (
     conflict,
     devices_of,
-    refuse,
     resources_of,
     restart_of,
     security_of,
@@ -23,7 +22,7 @@ from insula.api.docker.containers_limits import (
 )
 from insula.api.docker.containers_logging import log_driver
 from insula.api.docker.containers_mounts import mounts_of, source_name
-from insula.api.docker.containers_network import attachments, network_mode, ports_of
+from insula.api.docker.containers_network import attachments, links_of, network_mode, parse_link, ports_of
 from insula.api.docker.words import ContainerWords, HealthWords
 from insula.engine.contract import Instance
 from insula.errors import Invalid, Unsupported
@@ -48,6 +47,14 @@ def neighbours(words: ContainerWords) -> set[str]:
     modes = (host.network_mode, host.pid_mode, host.ipc_mode)
     named = {mode.partition(":")[2] for mode in modes if mode.startswith("container:")}
     return named | {source_name(text)[0] for text in host.volumes_from}
+
+
+def linked(words: ContainerWords) -> set[str]:
+    """The instances that a body links to on the default network, which must exist."""
+    host = words.host_config
+    if host.network_mode not in ("", "default", "bridge"):
+        return set()
+    return {parse_link(text)[0] for text in host.links}
 
 
 def instance_config(
@@ -78,6 +85,8 @@ def instance_config(
         network_mode=mode,
         networks=attachments(words, mode),
         ports=() if mode in ("none", "host") else ports_of(words, around.image_ports),
+        exposed_ports=tuple(words.exposed_ports),
+        links=links_of(words, mode, around.instances),
         dns=_addresses(host.dns),
         dns_search=tuple(host.dns_search),
         dns_options=tuple(host.dns_options),
@@ -120,8 +129,6 @@ def kept(raw: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_unsupported(words: ContainerWords) -> None:
     """What no part of the engine does. Raises Unsupported and Invalid, with the Docker Engine's sentences where it has one."""
     host = words.host_config
-    if host.links:
-        raise refuse("Links", "legacy links do not exist here; put both containers on one user-made network")
     if host.volume_driver not in ("", "local"):
         name = host.volume_driver
         raise Invalid(f'error looking up volume plugin {name}: plugin "{name}" not found', field="VolumeDriver")

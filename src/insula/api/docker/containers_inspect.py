@@ -205,7 +205,7 @@ def _endpoint(instance: Instance, name: str, endpoint: Endpoint) -> dict[str, An
     known = None if name == "default" else list(dict.fromkeys((*endpoint.aliases, endpoint.hostname))) or None
     return {
         "IPAMConfig": sent.get("IPAMConfig"),
-        "Links": None,
+        "Links": _links(instance, name),
         "Aliases": sent.get("Aliases") if name != "default" else None,
         "MacAddress": endpoint.mac,
         "DriverOpts": sent.get("DriverOpts"),
@@ -220,6 +220,12 @@ def _endpoint(instance: Instance, name: str, endpoint: Endpoint) -> dict[str, An
         "GlobalIPv6PrefixLen": endpoint.prefix6,
         "DNSNames": known,
     }
+
+
+def _links(instance: Instance, network: str) -> list[str] | None:
+    """Those of a user-made network; the default one's stand in HostConfig."""
+    own = [each for each in instance.config.links if each.network == network and network != "default"]
+    return [f"{each.target}:{each.alias}" for each in own] or None
 
 
 def _waiting(instance: Instance, name: str, networks: Mapping[str, Network]) -> dict[str, Any]:
@@ -259,12 +265,13 @@ def summary_words(
     now: datetime,
     *,
     sizes: tuple[int, int] | None = None,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One row of `GET /containers/json`."""
     entrypoint, command = effective(instance)
     words: dict[str, Any] = {
         "Id": instance.id,
-        "Names": [f"/{instance.config.name}"],
+        "Names": [f"/{instance.config.name}", *names],
         "Image": instance.config.image or instance.config.driver,
         "ImageID": instance.image.id if instance.image else "",
         "Command": " ".join([*entrypoint, *command]),

@@ -57,13 +57,24 @@ async def list_all(call: Call) -> web.StreamResponse:
 async def rows(door: Door, instances: Sequence[Instance], *, sizes: bool) -> list[dict[str, Any]]:
     """As the list shows them; `sizes` walks their file systems."""
     networks, now = await networks_by_id(door), clock.now()
+    names = link_names(await door.engine.list())
     found = []
     for each in instances:
         try:
             size = await door.engine.disk_usage(each.id) if sizes else None
         except NotFound:
             continue  # removed meanwhile
-        found.append(summary_words(each, networks, now, sizes=size))
+        found.append(summary_words(each, networks, now, sizes=size, names=names.get(each.id, ())))
+    return found
+
+
+def link_names(instances: Sequence[Instance]) -> dict[str, list[str]]:
+    """The names that instances have by links of others, by their ids: `/web/db`."""
+    found: dict[str, list[str]] = {}
+    for each in instances:
+        for link in each.config.links:
+            if link.network == "default":
+                found.setdefault(link.target, []).append(f"/{each.config.name}/{link.alias}")
     return found
 
 

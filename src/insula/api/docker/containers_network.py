@@ -12,7 +12,7 @@ from insula.api.docker.containers_limits import conflict, refuse
 from insula.api.docker.words import ContainerWords, EndpointWords
 from insula.engine.contract import Instance
 from insula.errors import Invalid
-from insula.model.instance import NetworkAttachment, PortMapping, Protocol
+from insula.model.instance import Link, NetworkAttachment, PortMapping, Protocol
 
 BRIDGE = "bridge"  # what Docker calls the engine's network `default`
 
@@ -43,10 +43,44 @@ def network_mode(words: ContainerWords, instances: Mapping[str, Instance]) -> st
     return mode
 
 
+def parse_link(text: str) -> tuple[str, str]:
+    """`NAME[:ALIAS]` in two, or what inspect shows of one: `/NAME:/OWNER/ALIAS`. Raises Invalid."""
+    name, _, alias = text.partition(":")
+    if not name:
+        raise Invalid("empty string specified for links", field="HostConfig.Links")
+    if ":" in alias:
+        raise Invalid(f"bad format for links: {text}", field="HostConfig.Links")
+    if name.startswith("/"):
+        return name[1:], alias.rpartition("/")[2] or name[1:]
+    return name, alias or name
+
+
+def links_of(words: ContainerWords, mode: str, instances: Mapping[str, Instance]) -> tuple[Link, ...]:
+    """Links on the default network, whose targets exist, and on user-made ones. Raises Invalid."""
+    given = [parse_link(text) for text in words.host_config.links]
+    why = "networking can't be used with links. This would result in undefined behavior"
+    if given and mode == "host":
+        raise conflict("HostConfig.Links", f"host type {why}")
+    found = []
+    for name, alias in given if mode != "none" else ():
+        if mode != "default":
+            found.append(Link(target=name, alias=alias, network=mode))
+            continue
+        if instances[name].config.network_mode == "host":
+            raise conflict("HostConfig.Links", f"host type {why}")
+        found.append(Link(target=instances[name].id, alias=alias))
+    for network, endpoint in words.networking_config.endpoints_config.items():
+        if engine_name(network) != "default":
+            pairs = (parse_link(text) for text in endpoint.links)
+            found += [Link(target=name, alias=alias, network=engine_name(network)) for name, alias in pairs]
+    return tuple(dict.fromkeys(found))
+
+
 def _refuse_own_network(words: ContainerWords) -> None:
     host = words.host_config
     given = (
         (words.hostname, "hostname and the network mode"),
+        (host.links, "container type network can't be used with links. This would result in undefined behavior"),
         (host.dns, "dns and the network mode"),
         (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
         (host.port_bindings or host.publish_all_ports, "port publishing and the container type network mode"),
@@ -74,8 +108,6 @@ def attachments(words: ContainerWords, mode: str) -> tuple[NetworkAttachment, ..
 
 def attachment(network: str, endpoint: EndpointWords) -> NetworkAttachment:
     """One network's part. Raises Invalid and Unsupported."""
-    if endpoint.links:
-        raise refuse("Links", "legacy links do not exist here; put both containers on one user-made network")
     asked = endpoint.ipam_config
     if asked.link_local_ips:
         raise refuse("IPAMConfig.LinkLocalIPs", "link-local addresses are chosen by the kernel; leave them out")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from insula.api.docker.containers_create import EXTRA
-from insula.api.docker.containers_network import docker_name
+from insula.api.docker.containers_network import docker_name, parse_link
 from insula.engine.contract import Instance
 from insula.images.contract import ImageConfig
 from insula.model.instance import BlockLimit, InstanceConfig
@@ -209,10 +209,18 @@ def host_words(instance: Instance, *, cgroupns: str) -> dict[str, Any]:
     words["AutoRemove"] = config.auto_remove
     words["Privileged"] = config.security.privileged
     words["PortBindings"] = _bindings(sent.get("PortBindings") or {}) if said(config) else bindings_words(config)
+    words["Links"] = _links(config, sent.get("Links") or ())
     words["SecurityOpt"] = _security_words(config, sent.get("SecurityOpt"))
     if config.security.privileged:
         words["MaskedPaths"] = words["ReadonlyPaths"] = None
     return words | _limits(config, sent)
+
+
+def _links(config: InstanceConfig, sent: Sequence[str]) -> list[str] | None:
+    """`/TARGET:/OWNER/ALIAS` of each that is still there."""
+    there = {each.alias for each in config.links if each.network == "default"}
+    pairs = [parse_link(text) for text in sent]
+    return [f"/{name}:/{config.name}/{alias}" for name, alias in pairs if alias in there] or None
 
 
 def _bindings(sent: Mapping[str, Any]) -> dict[str, Any]:
