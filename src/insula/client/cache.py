@@ -1,7 +1,8 @@
 """A local copy of one resource type, kept by listing once and watching from there.
 
 List, then stream; list again when the server says "too old". Handlers are told (old, new): (None, obj) for a new one, (obj, None)
-for a removed one. After a relist they are told only what differs. Objects are shared: nobody may change them in place.
+for a removed one. After a relist they are told only what differs. Objects are shared: nobody may change them in place. They are
+kept without `managedFields`, which are most of an object and which no loop reads; a write without them leaves them as they are.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ class Informer:
         if new is None:
             self._objects.pop(key, None)
         else:
+            new["metadata"].pop("managedFields", None)
             self._objects[key] = new
             self._index(key, new)
         if old is not None or new is not None:

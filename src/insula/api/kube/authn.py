@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 from msgspec import structs
@@ -131,10 +132,22 @@ def _authenticated(user: User) -> User:
     return structs.replace(user, groups=(*user.groups, AUTHENTICATED))
 
 
+_by_connection: WeakKeyDictionary[Any, User | None] = WeakKeyDictionary()  # a connection's certificate never changes
+
+
 def certificate_user(transport: Any) -> User | None:
     """The user that a verified client certificate names: common name and organizations; None without one."""
     tls = None if transport is None else transport.get_extra_info("ssl_object")
-    certificate = None if tls is None else tls.getpeercert()
+    if tls is None:
+        return None
+    try:
+        return _by_connection[tls]
+    except KeyError:
+        user = _by_connection[tls] = _named_by(tls.getpeercert())
+        return user
+
+
+def _named_by(certificate: Any) -> User | None:
     if not certificate:
         return None
     name, groups = "", []
