@@ -31,13 +31,14 @@ from insula.engine.building.contract import (
     ImageContext,
     RemoteContext,
 )
-from insula.errors import Invalid, TooLarge, Unsupported
+from insula.errors import Invalid, NotFound, TooLarge, Unsupported
 from insula.host.rootfd import open_in
 from insula.images.dockerfile.ignore import read_patterns
 from insula.tasks import in_thread
 
 _TEXT_LIMIT = 4 * 1024 * 1024  # of a Dockerfile or .dockerignore
 _STORED = frozenset({"moby", "image", "docker", "oci"})
+_SINGLE = _STORED | {"tar"}
 
 
 class Solved(Struct, frozen=True, kw_only=True):
@@ -49,37 +50,55 @@ class Solved(Struct, frozen=True, kw_only=True):
     result: BuildResult
 
 
+class Wanted(Struct, frozen=True, kw_only=True):
+    """A solve as the client words it. `inputs` are results of other solves, as images, by name."""
+
+    frontend: str
+    options: Mapping[str, str]
+    imports: tuple[CacheEntry, ...] = ()
+    inputs: Mapping[str, str] = {}
+
+
 class Build:
     """One build, from `Control.Solve` to its end."""
 
-    def __init__(self, request: SolveRequest, session: Callable[[], Awaitable[Session]]) -> None:
+    def __init__(
+        self, request: SolveRequest, session: Callable[[], Awaitable[Session]], images: frozenset[str]
+    ) -> None:
         self.request = request
+        self._images = images  # that were there before
         self.session = session
         self.told = Told()
         self.returned: asyncio.Future[ReturnRequest] = asyncio.get_running_loop().create_future()
         self.solved: dict[str, Solved] = {}
 
-    async def solve(
-        self,
-        builder: Builder,
-        contexts: Contexts,
-        name: str,
-        options: Mapping[str, str],
-        imports: Sequence[CacheEntry],
-        inputs: Sequence[str],
-    ) -> Solved:
+    async def solve(self, builder: Builder, contexts: Contexts, wanted: Wanted) -> Solved:
         """Build a Dockerfile. Raises what the builder raises, Invalid, Unsupported, RpcFault."""
-        asked = frontend.read(name, options, entitlements=self.request.entitlements, imports=imports, inputs=inputs)
+        asked = self.read(wanted)
+        self._check_platforms(asked.request.platforms)
         async with AsyncExitStack() as held:
-            made = await self._request(asked, contexts, held)
+            made = await self.prepare(asked, wanted.inputs, contexts, held)
             result = await builder.build(made, self.told)
         solved = Solved(id=secrets.token_hex(16), built=result.built, keyed=asked.platforms_in_names, result=result)
         self.solved[solved.id] = solved
         return solved
 
-    async def outline_request(self, contexts: Contexts, asked: Asked, held: AsyncExitStack) -> BuildRequest:
-        """The same request, for reading only."""
-        return await self._request(asked, contexts, held)
+    def built(self, ref: str) -> Built:
+        """What a ref (`ID`, or `ID#NUMBER` of several) names. Raises NotFound."""
+        id, _, text = ref.partition("#")
+        number, solved = text or "0", self.solved.get(id)
+        if solved is None or not number.isdecimal() or int(number) >= len(solved.built):
+            raise NotFound(f"no such ref: {ref}")
+        return solved.built[int(number)]
+
+    @property
+    def passing(self) -> list[str]:
+        """The images of results that nobody asked to keep as images."""
+        if any(exporter.type in ("moby", "image") for exporter in self.request.exporters) or not self.stored:
+            return []
+        return [
+            built.image for solved in self.solved.values() for built in solved.built if built.image not in self._images
+        ]
 
     async def end(self, builder: Builder) -> None:
         """Let go of all results. The client may still read how it went."""
@@ -90,9 +109,30 @@ class Build:
 
     # --- the request ----------------------------------------------------------------------------------------------
 
-    async def _request(self, asked: Asked, contexts: Contexts, held: AsyncExitStack) -> BuildRequest:
+    def read(self, wanted: Wanted) -> Asked:
+        """Raises Invalid, Unsupported."""
+        return frontend.read(
+            wanted.frontend,
+            wanted.options,
+            entitlements=self.request.entitlements,
+            imports=wanted.imports,
+            inputs=tuple(wanted.inputs),
+        )
+
+    def _check_platforms(self, platforms: Sequence[str]) -> None:
+        """Refused before anything is built."""
+        single = [exporter.type for exporter in self.request.exporters if exporter.type in _SINGLE]
+        if len(platforms) > 1 and single:
+            raise Unsupported(
+                f"type={single[0]} takes one platform, not {len(platforms)}: build one by one", field="platform"
+            )
+
+    async def prepare(
+        self, asked: Asked, inputs: Mapping[str, str], contexts: Contexts, held: AsyncExitStack
+    ) -> BuildRequest:
+        """The whole request; `inputs` are images by the names of inputs. Raises Invalid, Unsupported, RpcFault."""
         session = await self.session()
-        fetch = _Fetch(session, self.told, contexts, held)
+        fetch = _Fetch(session, self.told, contexts, held, inputs)
         text, ignore = await fetch.entry(asked)
         if text is not None:
             self.told.dockerfile = SourceInfo(asked.filename, text.encode(), "Dockerfile")
@@ -104,11 +144,17 @@ class Build:
             dockerfile_path=asked.filename,
             ignore=ignore,
             annotations=self._annotations(),
-            store=any(exporter.type in _STORED for exporter in self.request.exporters),
+            store=self.stored,
             auth=lambda host: attached.credentials(session, host),
             secret=lambda id: attached.secret(session, id),
             ssh=lambda id: attached.agent(session, id),
         )
+
+    @property
+    def stored(self) -> bool:
+        """Results become images: exporters ask for it, or nobody says what becomes of them and other solves may need them."""
+        exporters = self.request.exporters
+        return not exporters or any(exporter.type in _STORED for exporter in exporters)
 
     def _annotations(self) -> dict[str, str]:
         prefix = "annotation."
@@ -123,8 +169,11 @@ class Build:
 class _Fetch:
     """Brings what a build needs from its client."""
 
-    def __init__(self, session: Session, told: Told, contexts: Contexts, held: AsyncExitStack) -> None:
+    def __init__(
+        self, session: Session, told: Told, contexts: Contexts, held: AsyncExitStack, inputs: Mapping[str, str]
+    ) -> None:
         self._session, self._told, self._contexts, self._held = session, told, contexts, held
+        self._inputs = inputs
 
     async def entry(self, asked: Asked) -> tuple[str | None, str | None]:
         """The Dockerfile and its `.dockerignore`; None for what is in a context that only the builder fetches."""
@@ -164,7 +213,10 @@ class _Fetch:
             return await self._upload(named.upload)
         if named.local:
             return self._source(named.local, name)
-        raise Unsupported(f"the result of another solve is not taken as the context {name or named.input!r}")
+        image = self._inputs.get(named.input)
+        if image is None or not name:
+            raise Unsupported(f"the result of another solve is not taken as the context {name or named.input!r}")
+        return ImageContext(reference=image)
 
     async def _upload(self, id: str) -> Folder:
         place = await self._held.enter_async_context(self._contexts.place(""))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 
+import msgspec
+
 from insula import clock
 from insula.api.docker.buildkit import faults
 from insula.api.docker.buildkit.building import Build, Solved
@@ -68,6 +70,7 @@ class Control:
     async def solve(self, request: SolveRequest, _: Stream) -> SolveResponse:
         """A whole build; the call lasts as long as it does, and whoever leaves it cancels it."""
         exporters = request.exporters or _deprecated(request)
+        request = msgspec.structs.replace(request, exporters=exporters)
         async with self._service.building(request) as build:
             try:
                 check(exporters)
@@ -80,7 +83,7 @@ class Control:
             except RpcFault:
                 raise
             except InsulaError as fault:
-                raise faults.told(fault, build.told.dockerfile) from None
+                raise faults.told(fault, build.told) from None
         return SolveResponse(answer)
 
     async def _result(self, build: Build) -> Solved | None:
@@ -90,15 +93,10 @@ class Control:
             raise Unsupported("LLB definitions are not solved here: only Dockerfiles are built", field="definition")
         if request.frontend:
             imports = (request.cache or CacheOptions()).imports
-            service = self._service
-            return await build.solve(
-                service.builder,
-                service.contexts,
-                request.frontend,
-                request.frontend_attrs,
-                imports,
-                tuple(request.frontend_inputs),
+            wanted = await self._service.wanted(
+                request.frontend, request.frontend_attrs, imports, request.frontend_inputs
             )
+            return await build.solve(self._service.builder, self._service.contexts, wanted)
         returned = await build.returned
         if returned.error is not None and returned.error.code:
             raise RpcFault(returned.error.code, returned.error.message, details=encode(returned.error))

@@ -10,6 +10,7 @@ import base64
 import msgspec
 
 from insula.api.docker.buildkit.messages import Any, RpcStatus, SourceInfo
+from insula.api.docker.buildkit.progress import Told
 from insula.api.grpc.status import Code, RpcFault, fault_of
 from insula.engine.building.contract import BuildFault, Location
 from insula.errors import InsulaError
@@ -18,16 +19,16 @@ from insula.model.protobuf import encode
 _URL = "github.com/moby/buildkit/"
 
 
-def told(fault: InsulaError, dockerfile: SourceInfo) -> RpcFault:
+def told(fault: InsulaError, progress: Told) -> RpcFault:
     """A fault of a build as the end of a call. Clients put the name of any code but UNKNOWN before the sentence."""
     if not isinstance(fault, BuildFault):
         found = fault_of(fault)
         return RpcFault(Code.UNKNOWN, str(found), details=found.details)
     details = []
-    if fault.location is not None and dockerfile.data:
-        details.append(_json("errdefs.Source", _source(fault.location, dockerfile)))
+    if fault.location is not None and progress.dockerfile.data:
+        details.append(_json("errdefs.Source", _source(fault.location, progress.dockerfile)))
     if fault.vertex:
-        details.append(_json("errdefs.Vertex", {"digest": fault.vertex}))
+        details.append(_json("errdefs.Vertex", {"digest": progress.digest(fault.vertex)}))
     if fault.code:
         details.append(_json("gatewayapi.ExitMessage", {"Code": fault.code}))
     status = RpcStatus(Code.UNKNOWN, str(fault), tuple(details))

@@ -67,7 +67,7 @@ def read(
     return Asked(
         request=_request(options, platforms, entitlements, imports),
         context=context,
-        named={name: _named(name, value) for name, value in _prefixed(options, "context:").items()},
+        named={name.partition("::")[0]: _named(name, value) for name, value in _prefixed(options, "context:").items()},
         dockerfile_local=forced or ("dockerfile" if context.local and "dockerfile" not in inputs else ""),
         filename=options.get("filename") or "Dockerfile",
         platforms_in_names=_flag(options, "multi-platform", len(platforms) > 1)

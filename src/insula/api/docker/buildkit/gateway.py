@@ -15,8 +15,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from insula.api.docker.buildkit import attached, faults, frontend, looking
-from insula.api.docker.buildkit.building import Build, Solved
+from insula.api.docker.buildkit import attached, definitions, faults, looking
+from insula.api.docker.buildkit.building import Build, Solved, Wanted
 from insula.api.docker.buildkit.exporting import metadata_of
 from insula.api.docker.buildkit.looking import DirResponse, FileResponse, StatResponse
 from insula.api.docker.buildkit.messages import (
@@ -42,7 +42,7 @@ from insula.api.docker.buildkit.subrequests import answer_to
 from insula.api.grpc.connection import Method
 from insula.api.grpc.status import RpcFault
 from insula.api.grpc.stream import Stream
-from insula.engine.building.contract import Built, Location, Warning
+from insula.engine.building.contract import Location, Warning
 from insula.errors import InsulaError, Invalid, NotFound, Unsupported
 from insula.images.reference import parse_name
 from insula.tasks import in_thread
@@ -50,6 +50,7 @@ from insula.tasks import in_thread
 BUILD_ID = "buildkit-controlapi-buildid"
 _FRONTEND_CAPS = (
     "frontend.caps",
+    "frontend.inputs",
     "gateway.evaluate",
     "gateway.solve.evaluate",
     "gateway.solve.metadata",
@@ -134,7 +135,7 @@ class Gateway:
             except RpcFault:
                 raise
             except InsulaError as fault:
-                raise faults.told(fault, build.told.dockerfile) from None
+                raise faults.told(fault, build.told) from None
 
         return unary(kind, serve)
 
@@ -154,23 +155,17 @@ class Gateway:
             raise Unsupported("LLB definitions are not solved here: only Dockerfiles are built", field="definition")
         if not request.frontend:
             return BridgeSolveResponse(Result(ref=Ref()))
-        inputs = tuple(request.frontend_inputs)
-        if request.frontend_opt.get("requestid"):
-            return BridgeSolveResponse(Result(metadata=await self._subrequest(build, request), ref=Ref()))
-        solved = await build.solve(
-            self._service.builder,
-            self._service.contexts,
-            request.frontend,
-            request.frontend_opt,
-            request.cache_imports,
-            inputs,
+        wanted = await self._service.wanted(
+            request.frontend, request.frontend_opt, request.cache_imports, request.frontend_inputs
         )
-        return BridgeSolveResponse(result_of(solved))
+        if request.frontend_opt.get("requestid"):
+            return BridgeSolveResponse(Result(metadata=await self._subrequest(build, wanted), ref=Ref()))
+        return BridgeSolveResponse(result_of(await build.solve(self._service.builder, self._service.contexts, wanted)))
 
-    async def _subrequest(self, build: Build, request: BridgeSolveRequest) -> Mapping[str, bytes]:
-        asked = frontend.read(request.frontend, request.frontend_opt, inputs=tuple(request.frontend_inputs))
+    async def _subrequest(self, build: Build, wanted: Wanted) -> Mapping[str, bytes]:
+        asked = build.read(wanted)
         async with AsyncExitStack() as held:
-            made = await build.outline_request(self._service.contexts, asked, held)
+            made = await build.prepare(asked, wanted.inputs, self._service.contexts, held)
             return await answer_to(asked.subrequest, self._service.builder, made)
 
     async def back(self, build: Build, request: ReturnRequest) -> Empty:
@@ -181,7 +176,7 @@ class Gateway:
 
     async def evaluate(self, build: Build, request: PathRequest) -> Empty:
         """Solves are carried out at once: what has a name is there."""
-        self._built(build, request.ref)
+        build.built(request.ref)
         return Empty()
 
     async def inputs(self, build: Build, _: Empty) -> InputsResponse:
@@ -223,27 +218,20 @@ class Gateway:
 
     # --- looking into results ---------------------------------------------------------------------------------------
 
-    def _built(self, build: Build, ref: str) -> Built:
-        id, _, number = ref.partition("#")
-        solved = build.solved.get(id)
-        if solved is None or not (number or "0").isdecimal() or int(number or 0) >= len(solved.built):
-            raise NotFound(f"no such ref: {ref}")
-        return solved.built[int(number or 0)]
-
     async def read_file(self, build: Build, request: ReadFileRequest) -> FileResponse:
         """A part of a file."""
         offset, length = (request.range.offset, request.range.length) if request.range else (0, 0)
-        async with self._service.builder.rootfs(self._built(build, request.ref)) as root:
+        async with self._service.builder.rootfs(build.built(request.ref)) as root:
             return FileResponse(await in_thread(looking.read, root, request.path, offset, length))
 
     async def read_dir(self, build: Build, request: PathRequest) -> DirResponse:
         """A folder's entries."""
-        async with self._service.builder.rootfs(self._built(build, request.ref)) as root:
+        async with self._service.builder.rootfs(build.built(request.ref)) as root:
             return DirResponse(tuple(await in_thread(looking.entries, root, request.path, request.pattern)))
 
     async def stat_file(self, build: Build, request: PathRequest) -> StatResponse:
         """One entry."""
-        async with self._service.builder.rootfs(self._built(build, request.ref)) as root:
+        async with self._service.builder.rootfs(build.built(request.ref)) as root:
             return StatResponse(await in_thread(looking.entry, root, request.path))
 
 
@@ -251,6 +239,10 @@ def result_of(solved: Solved) -> Result:
     """The names of a result."""
     metadata = metadata_of(solved)
     if not solved.keyed:
-        return Result(ref=Ref(solved.id), metadata=metadata)
-    refs = {built.platform: Ref(f"{solved.id}#{number}") for number, built in enumerate(solved.built)}
+        return Result(ref=_named(solved.id), metadata=metadata)
+    refs = {built.platform: _named(f"{solved.id}#{number}") for number, built in enumerate(solved.built)}
     return Result(refs=Refs(refs), metadata=metadata)
+
+
+def _named(ref: str) -> Ref:
+    return Ref(ref, definitions.of_result(ref))

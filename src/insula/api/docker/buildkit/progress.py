@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -56,6 +57,7 @@ class Told:
     """Takes what a builder tells (`Progress`), and gives it to any number of readers."""
 
     def __init__(self) -> None:
+        self._salt = secrets.token_bytes(16)
         self._pieces: list[bytes] = []
         self._logged: dict[str, int] = {}
         self._changed = asyncio.Event()
@@ -87,6 +89,10 @@ class Told:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def digest(self, vertex: str) -> str:
+        """A step's digest in this build: clients show several builds at once and know steps by nothing else."""
+        return "sha256:" + hashlib.sha256(self._salt + vertex.encode()).hexdigest() if vertex else ""
+
     # --- what the builder tells -----------------------------------------------------------------------------------
 
     def vertex(self, vertex: Vertex) -> None:
@@ -94,8 +100,8 @@ class Told:
         if vertex.metadata:
             return
         message = VertexMessage(
-            vertex.digest,
-            vertex.inputs,
+            self.digest(vertex.digest),
+            tuple(self.digest(each) for each in vertex.inputs),
             vertex.name,
             vertex.cached,
             timestamp(vertex.started),
@@ -111,13 +117,13 @@ class Told:
             return
         self._logged[log.vertex] = seen + len(log.data)
         data = log.data if seen + len(log.data) <= LOG_LIMIT else log.data[: LOG_LIMIT - seen] + _CLIPPED
-        self._add(StatusResponse(logs=(LogMessage(log.vertex, timestamp(log.time), log.stream, data),)))
+        self._add(StatusResponse(logs=(LogMessage(self.digest(log.vertex), timestamp(log.time), log.stream, data),)))
 
     def status(self, status: VertexStatus) -> None:
         """A part of a step."""
         message = StatusMessage(
             status.id,
-            status.vertex,
+            self.digest(status.vertex),
             status.name,
             status.current,
             status.total,
@@ -131,7 +137,7 @@ class Told:
         """Shown below the build."""
         short = f"{warning.rule}: {warning.message}" if warning.rule else warning.message
         message = WarningMessage(
-            warning.vertex,
+            self.digest(warning.vertex),
             warning.level,
             short.encode(),
             (warning.detail.encode(),) if warning.detail else (),
@@ -146,7 +152,7 @@ class Told:
     @contextmanager
     def step(self, name: str, *inputs: str) -> Iterator[str]:
         """A step that this door does by itself; its digest."""
-        digest = "sha256:" + hashlib.sha256(f"{id(self)} {len(self._pieces)} {name}".encode()).hexdigest()
+        digest = f"{len(self._pieces)} {name}"
         vertex = Vertex(digest=digest, name=name, inputs=inputs, started=now())
         self.vertex(vertex)
         try:

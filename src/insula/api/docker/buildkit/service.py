@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
 
-from insula.api.docker.buildkit.building import Build
+from insula.api.docker.buildkit import definitions
+from insula.api.docker.buildkit.building import Build, Wanted
 from insula.api.docker.buildkit.contexts import Contexts
-from insula.api.docker.buildkit.messages import Platform, SolveRequest, Version, Worker
+from insula.api.docker.buildkit.messages import CacheEntry, Definition, Platform, SolveRequest, Version, Worker
 from insula.api.docker.buildkit.sessions import Sessions
 from insula.api.docker.door import Door
 from insula.api.grpc.connection import Method
@@ -22,7 +23,7 @@ from insula.api.grpc.status import Code, RpcFault
 from insula.api.grpc.stream import Stream
 from insula.engine.building.contract import Builder
 from insula.engine.contract import Engine
-from insula.errors import AlreadyExists, NotFound
+from insula.errors import AlreadyExists, Conflict, NotFound
 from insula.model.protobuf import decode, encode
 
 APPEARS_S = 6.0  # calls about a build may overtake its solve
@@ -59,7 +60,8 @@ class Service:
         """A build, from its solve to its end. Raises AlreadyExists."""
         if not request.ref or request.ref in self._builds:
             raise AlreadyExists(f"a build with the ref {request.ref!r} is under way")
-        build = Build(request, lambda: self.sessions.get(request.session))
+        before = frozenset(image.id for image in await self.engine.images.list())
+        build = Build(request, lambda: self.sessions.get(request.session), before)
         async with self._changed:
             self._builds[request.ref] = build
             self._changed.notify_all()
@@ -70,18 +72,41 @@ class Service:
             self._over[request.ref] = build
             while len(self._over) > _REMEMBERED:
                 self._over.popitem(last=False)
+            passing = build.passing
             await build.end(self.builder)
+            await self._forget(passing)
+
+    async def _forget(self, images: Iterable[str]) -> None:
+        """Images that only this build needed."""
+        for image in images:
+            with suppress(NotFound, Conflict):
+                if not (await self.engine.images.get(image)).names:
+                    await self.engine.images.remove(image, uses=await self.engine.image_uses())
+
+    async def wanted(
+        self, name: str, options: Mapping[str, str], imports: tuple[CacheEntry, ...], inputs: Mapping[str, Definition]
+    ) -> Wanted:
+        """A solve, its inputs found among the results of all builds. Raises Unsupported, NotFound."""
+        found = {key: self._result(definitions.result_of(definition)) for key, definition in inputs.items()}
+        return Wanted(frontend=name, options=options, imports=imports, inputs=found)
+
+    def _result(self, ref: str) -> str:
+        for build in self._builds.values():
+            with suppress(NotFound):
+                return build.built(ref).image
+        raise NotFound(f"no such ref: {ref}")
 
     async def build(self, ref: str, *, over: bool = False) -> Build:
         """A build that is under way, or was. Waits a little for one that is not there yet. Raises NotFound."""
-        if over and (found := self._over.get(ref)) is not None:
-            return found
         try:
             async with asyncio.timeout(APPEARS_S), self._changed:
-                await self._changed.wait_for(lambda: ref in self._builds)
-                return self._builds[ref]
+                await self._changed.wait_for(lambda: ref in self._builds or ref in self._over)
         except TimeoutError:
             raise NotFound(f"no such job {ref}") from None
+        found = self._builds.get(ref) or (self._over[ref] if over else None)
+        if found is None:
+            raise NotFound(f"no such job {ref}: it is over")
+        return found
 
     # --- words ----------------------------------------------------------------------------------------------------
 
