@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from insula.drivers.driver import Capability, Driver
 from insula.engine.bounds import check_bounds, check_path, check_texts
 from insula.engine.healthrules import refuse_check
+from insula.engine.logattributes import JOURNALD, check_options
 from insula.engine.loglimits import limit_of
 from insula.engine.resolve import arguments, check_target, stop_signal_of, working_dir
 from insula.engine.signals import parse_signal
@@ -34,6 +35,7 @@ def check_config(config: InstanceConfig, image: ImageConfig) -> None:
     _check_restart(config)
     refuse_check(config.health)
     limit_of(config)
+    check_options(config.log_options)
     check_mounts(config.mounts)
     if config.network_mode == "host" and config.networks:
         raise Conflict("conflicting options: host networking cannot be combined with another network")
@@ -67,6 +69,14 @@ def check_mounts(mounts: Sequence[MountConfig]) -> None:
             )
         if ".." in posixpath.normpath(mount.subpath).split("/") or mount.subpath.startswith("/"):
             raise Invalid(f"the subpath {mount.subpath!r} of a volume must stay inside of it", field="mounts")
+
+
+def check_log(config: InstanceConfig, driver: Driver) -> None:
+    """Raises Unsupported where lines cannot go where they should."""
+    if config.log_driver == JOURNALD and driver.log_format != "conmon":
+        raise Unsupported(
+            f"the log driver 'journald' is not possible with the {driver.name} driver: use json-file, local or none"
+        )
 
 
 def need(driver: Driver, capability: Capability) -> None:

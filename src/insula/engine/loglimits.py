@@ -9,9 +9,11 @@ containerLogMaxSize), machines 16 MiB of their serial line.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from msgspec import Struct
 
+from insula.engine.logattributes import JOURNALD
 from insula.errors import Invalid
 from insula.model.instance import InstanceConfig
 
@@ -40,12 +42,21 @@ def limit_of(config: InstanceConfig) -> LogLimit | None:
     if config.machine is not None:
         return of_files(4 * _MIB, 4)
     options = config.log_options
+    if options.get("compress", "").lower() in ("1", "t", "true") and config.log_driver == "json-file":
+        _check_compress(options)
     size, files = _size(options.get("max-size", "")), _files(options.get("max-file", ""))
-    if config.log_driver == "local":
+    if config.log_driver in ("local", JOURNALD):  # of a journal's lines as much is kept here for `docker logs`
         return of_files(size or 20_000_000, files or 5)
     if config.owner == "kube" and not size:
         return of_files(10 * _MIB, 5)
     return of_files(size, files or 1) if size else None
+
+
+def _check_compress(options: Mapping[str, str]) -> None:
+    if not options.get("max-size") or _files(options.get("max-file", "")) < 2:
+        raise Invalid(
+            f"{_FAILED}compress cannot be true when max-file is less than 2 or max-size is not set", field="log_options"
+        )
 
 
 def _size(text: str) -> int:

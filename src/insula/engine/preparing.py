@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from insula import clock
-from insula.engine.checks import SANDBOX, check_config, networks_of
+from insula.engine.checks import SANDBOX, check_config, check_log, networks_of
 from insula.engine.contract import ResolvedMount
 from insula.engine.lifecycle import Verb
 from insula.engine.machines import make_disks, pin_images
@@ -53,6 +53,7 @@ async def prepare(parts: Parts, config: InstanceConfig) -> Resident:
     image = await parts.images.get(config.image) if config.image else None
     machine_images = await pin_images(parts, config.machine)
     check_config(config, image.config if image else ImageConfig())
+    check_log(config, driver)
     await _check_neighbours(parts, config)
     id = new_id()
     name = check_name(config.name) if config.name else parts.names.unused()

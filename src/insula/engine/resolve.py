@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from insula.engine.contract import ResolvedMount
+from insula.engine.logattributes import JOURNALD
 from insula.engine.users import Accounts, User, look_up
 from insula.errors import Invalid
 from insula.images.contract import ImageConfig
@@ -29,6 +30,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     id: str
     directory: str
     log_path: str
+    log_tag: str = ""
     image: ImageConfig = ImageConfig()
     rootfs: str = ""
     accounts: Accounts = Accounts()
@@ -54,6 +56,8 @@ def resolve(config: InstanceConfig, around: Surroundings) -> InstanceSpec:
         name=config.name,
         directory=around.directory,
         log_path=around.log_path,
+        log_journal=config.log_driver == JOURNALD,
+        log_tag=around.log_tag,
         rootfs=around.rootfs,
         hostname="" if around.utsns is not None else around.hostname,
         domainname="" if around.utsns is not None else config.domainname,

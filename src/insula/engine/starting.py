@@ -20,6 +20,7 @@ from insula.engine.hostfiles import hosts_text, resolv_text
 from insula.engine.joining import Namespaces, connect_all, host_text, nameservers, namespaces_of, publish_all
 from insula.engine.leftovers import leave_word
 from insula.engine.lifecycle import Verb
+from insula.engine.logattributes import tag_of
 from insula.engine.machines import machine_spec
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
@@ -171,6 +172,7 @@ async def _spec(work: Start, directory: str) -> InstanceSpec:
         id=resident.id,
         directory=directory,
         log_path=work.parts.log_path(resident.entry),
+        log_tag=tag_of(config.log_options.get("tag") or "{{.ID}}", config, resident.image, resident.id),
         image=resident.image.config if resident.image else ImageConfig(),
         rootfs=work.rootfs,
         accounts=work.accounts,

@@ -43,6 +43,8 @@ class Launch(Struct, frozen=True, kw_only=True):
     bundle: str
     persist: str
     log_path: str = ""  # empty: nothing is logged
+    journal: bool = False  # also to systemd's journal
+    tag: str = ""
     terminal: bool = False
     stdin: bool = False
     leave_stdin_open: bool = False
@@ -65,6 +67,8 @@ def arguments(launch: Launch) -> list[str]:
     argv += ["-b", launch.bundle, "--persist-dir", launch.persist, "--full-attach", "--no-sync-log"]
     argv += ["-p", f"{launch.bundle}/container.pid", "-P", f"{launch.bundle}/conmon.pid"]
     argv += ["-l", f"k8s-file:{launch.log_path}" if launch.log_path else "none"]
+    argv += ["-l", "journald"] if launch.journal else []
+    argv += ["--log-tag", launch.tag] if launch.journal and launch.tag else []
     argv += ["-t"] if launch.terminal else []
     argv += ["-i"] if launch.stdin else []
     argv += ["--leave-stdin-open"] if launch.leave_stdin_open else []

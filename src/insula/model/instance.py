@@ -309,6 +309,8 @@ class InstanceSpec(Struct, frozen=True, kw_only=True):
     name: str
     directory: str
     log_path: str  # empty: no log is kept
+    log_journal: bool = False  # the host's journal gets every line too
+    log_tag: str = ""  # what such lines carry as their tag
     rootfs: str = ""
     hostname: str = ""
     domainname: str = ""

@@ -40,7 +40,7 @@ def inspect_words(
         "ResolvConfPath": f"{folder}/resolv.conf",
         "HostnamePath": f"{folder}/hostname",
         "HostsPath": f"{folder}/hosts",
-        "LogPath": instance.log_path,
+        "LogPath": instance.log_path if instance.config.log_driver == "json-file" else "",
         "Name": f"/{instance.config.name}",
         "RestartCount": instance.state.restart_count,
         "Driver": STORAGE,

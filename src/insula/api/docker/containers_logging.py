@@ -1,9 +1,10 @@
-"""Log drivers and their options in Docker's words. Pure."""
+"""Log drivers and their options in Docker's words."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from insula.api.docker.words import LogConfig
 from insula.errors import Invalid, Unsupported
@@ -13,16 +14,22 @@ _ATTRIBUTES = frozenset({"labels", "labels-regex", "env", "env-regex", "tag"})
 _OPTIONS = {
     "json-file": _COMMON | _ATTRIBUTES | {"max-size", "max-file", "compress"},
     "local": _COMMON | {"max-size", "max-file", "compress"},
+    "journald": _COMMON | {"tag"},
 }
-_ELSEWHERE = frozenset(
-    {"syslog", "gelf", "fluentd", "awslogs", "splunk", "gcplogs", "etwlogs", "journald", "logentries"}
-)
+_JOURNAL = Path("/run/systemd/journal/socket")
+_ELSEWHERE = frozenset({"syslog", "gelf", "fluentd", "awslogs", "splunk", "gcplogs", "etwlogs", "logentries"})
 _UNKNOWN = {
     "json-file": "unknown log opt '{}' for json-file log driver",
     "local": "unknown log opt '{}' for log driver local",
+    "journald": "unknown log opt '{}' for journald log driver",
 }
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp])?i?b?", re.IGNORECASE)
 _TRUTH = frozenset({"1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"})
+
+
+def has_journal() -> bool:
+    """Whether systemd-journald takes lines here."""
+    return _JOURNAL.exists()
 
 
 def log_driver(words: LogConfig) -> str:
@@ -32,8 +39,11 @@ def log_driver(words: LogConfig) -> str:
         return name
     if name in _ELSEWHERE:
         raise Unsupported(
-            f"the log driver {name!r} is not supported here: use json-file, local or none", field="LogConfig.Type"
+            f"the log driver {name!r} is not supported here: use json-file, local, journald or none",
+            field="LogConfig.Type",
         )
+    if name == "journald" and not has_journal():
+        raise Unsupported("failed to initialize logging driver: journald is not enabled on this host")
     if name not in _OPTIONS:
         raise Invalid(f'error looking up logging plugin {name}: plugin "{name}" not found', field="LogConfig.Type")
     _check_mode(options)

@@ -23,6 +23,7 @@ from insula.api.docker.streams import (
 from insula.api.web import TakenOver, streaming
 from insula.drivers.driver import Channel, Streams
 from insula.engine.contract import Instance, LogLine
+from insula.engine.logattributes import attributes, details
 from insula.errors import Conflict, InsulaError, Invalid
 
 _SETTLE_S = 2.0
@@ -142,7 +143,12 @@ async def logs(call: Call) -> web.StreamResponse:
     )
     kind = content_type(tty=instance.config.tty, version=call.version)
     async with streaming(call.request, content_type=kind) as response:
-        async for chunk in _gathered(lines, channels, stamped=call.flag("timestamps"), framed=not instance.config.tty):
+        shaper = LineShaper(
+            stamped=call.flag("timestamps"),
+            framed=not instance.config.tty,
+            details=details(attributes(instance.config, instance.image, instance.id)) if call.flag("details") else None,
+        )
+        async for chunk in _gathered(lines, channels, shaper):
             await response.write(chunk)
         if call.flag("follow") and not call.text("until"):
             # The output has ended because the container has; who saw that may remove it at once.
@@ -162,11 +168,8 @@ def _tail(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-async def _gathered(
-    lines: AsyncIterator[LogLine], channels: set[Channel], *, stamped: bool, framed: bool
-) -> AsyncIterator[bytes]:
+async def _gathered(lines: AsyncIterator[LogLine], channels: set[Channel], shaper: LineShaper) -> AsyncIterator[bytes]:
     """Frames of lines, several in one write where they come fast; never held back while the log is silent."""
-    shaper = LineShaper(stamped=stamped, framed=framed)
     pending = bytearray()
     coming: asyncio.Future[LogLine] | None = None
     iterator = aiter(lines)
@@ -201,18 +204,21 @@ async def _soon(coming: asyncio.Future[LogLine]) -> bool:
 
 
 class LineShaper:
-    """Turns log lines into what goes out. A time stands before the first piece of each line, never within one."""
+    """Turns log lines into what goes out. A time and details stand before the first piece of each line, never within one."""
 
-    def __init__(self, *, stamped: bool, framed: bool) -> None:
+    def __init__(self, *, stamped: bool, framed: bool, details: str | None = None) -> None:
         self._stamped = stamped
+        self._details = b"" if details is None else f"{details} ".encode()
         self._framed = framed
         self._within: dict[Channel, bool] = {}
 
     def shape(self, line: LogLine) -> bytes:
         """One piece."""
         data = line.data
-        if self._stamped and line.time and not self._within.get(line.channel):
-            data = f"{line.time} ".encode() + data
+        if not self._within.get(line.channel):
+            data = self._details + data
+            if self._stamped and line.time:
+                data = f"{line.time} ".encode() + data
         self._within[line.channel] = line.partial
         return frame(line.channel, data) if self._framed else data
 

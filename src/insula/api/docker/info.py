@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from insula import clock
+from insula.api.docker.containers_logging import has_journal
 from insula.api.docker.door import Door
 from insula.api.docker.route import Call, Route
 from insula.api.docker.versions import Version
@@ -101,7 +102,7 @@ def _node(door: Door, drivers: frozenset[str]) -> dict[str, Any]:
             "Volume": ["local"],
             "Network": ["bridge", "host", "null"],
             "Authorization": None,
-            "Log": ["json-file", "local", "none"],
+            "Log": [*(["journald"] if has_journal() else []), "json-file", "local", "none"],
         },
         "MemoryLimit": door.limits.memory,
         "SwapLimit": door.limits.swap,

@@ -368,6 +368,8 @@ def launch_plan(spec: InstanceSpec, runtime: Runtime) -> Launch:
         bundle=str(directory / "bundle"),
         persist=str(directory / "persist"),
         log_path=spec.log_path,
+        journal=spec.log_journal,
+        tag=spec.log_tag,
         terminal=spec.process.tty,
         stdin=spec.process.open_stdin,
         leave_stdin_open=spec.process.tty or not spec.process.stdin_once,
