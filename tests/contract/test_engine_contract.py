@@ -354,6 +354,8 @@ async def test_rename(engine: NodeEngine) -> None:
     assert (await engine.get("three")).id == one.id
     await engine.rename(two.id, "one")
     with pytest.raises(Invalid, match="may be empty"):
+        await engine.rename(one.id, "")
+    with pytest.raises(Invalid, match="Error when allocating new name: Invalid container name"):
         await engine.rename(one.id, "/")
     with pytest.raises(Invalid, match="same name"):
         await engine.rename(one.id, "three")
