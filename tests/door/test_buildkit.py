@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from door.docker_support import IMAGE, Daemon, running, until
+from door.test_docker_images import BCRYPT_OF_SECRET, serve_registry
 
 pytestmark = pytest.mark.root
 
@@ -234,6 +235,42 @@ def test_a_client_that_leaves_ends_its_build(daemon: Daemon, folder: Folder) -> 
         return not found.stdout
 
     until(gone, what="the step of a build whose client was killed ends")
+
+
+def test_a_push_takes_the_clients_credentials(daemon: Daemon, folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "htpasswd").write_text(f"bob:{BCRYPT_OF_SECRET}\n")
+    registry = serve_registry(tmp_path, f"auth: {{htpasswd: {{realm: here, path: {tmp_path}/htpasswd}}}}\n")
+    host = next(registry)
+    name = f"{host}/{daemon.name()}:1"
+    try:
+        assert "no basic auth credentials" in folder.build("-t", name, "--push", check=1)
+        daemon.docker("login", host, "-u", "bob", "--password-stdin", input="secret")
+        assert f"pushing {name}" in folder.build("-t", name, "--push", "--build-arg", "WORD=far")
+        daemon.docker("image", "rm", name)
+        folder.write("Dockerfile", f"FROM {name}\n")
+        folder.build("-t", name + "0")
+        assert daemon.text("run", "--rm", name + "0") == "far"
+    finally:
+        next(registry, None)
+
+
+def test_compose_builds_by_itself(daemon: Daemon, folder: Folder) -> None:
+    daemon.plug("docker-compose")
+    project = daemon.name()
+    folder.write(
+        "compose.yaml",
+        "services:\n"
+        "  one: {build: {context: ., args: {WORD: composed}}, network_mode: none}\n"
+        "  two: {build: {context: ., target: base}, command: [cat, /x/a.txt], network_mode: none}\n",
+    )
+    words = ("compose", "-p", project, "--project-directory", str(folder.path), "--progress", "plain")
+    try:
+        said = daemon.docker(*words, "up", "--build", timeout_s=90)
+        lines = [line.split("|")[1].strip() for line in said.stdout.decode().splitlines() if "|" in line]
+        assert sorted(lines) == ["composed", "hi"]
+        assert "[one] exporting to image" in said.stderr.decode() + said.stdout.decode()
+    finally:
+        daemon.docker(*words, "down", "-v", "--rmi", "local", check=None)
 
 
 def test_questions_about_a_dockerfile(daemon: Daemon, folder: Folder) -> None:

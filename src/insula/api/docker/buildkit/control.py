@@ -78,8 +78,7 @@ class Control:
                 solved = await self._result(build)
                 answer: Answer = {}
                 if solved is not None:
-                    engine, builder = self._service.engine, self._service.builder
-                    answer = await Exporting(engine, builder, build, build.session).all(solved, exporters)
+                    answer = await Exporting(self._service.door, build).all(solved, exporters)
             except RpcFault:
                 raise
             except InsulaError as fault:

@@ -15,9 +15,9 @@ from insula.api.docker.buildkit import attached
 from insula.api.docker.buildkit.building import Build, Solved
 from insula.api.docker.buildkit.messages import Exporter
 from insula.api.docker.buildkit.sending import send_file, send_folders
-from insula.api.docker.buildkit.sessions import Session
-from insula.engine.building.contract import Builder, Built
-from insula.engine.contract import Engine
+from insula.api.docker.door import Door
+from insula.api.docker.events import tell
+from insula.engine.building.contract import Built
 from insula.errors import Invalid, Unsupported
 from insula.images.reference import parse_name
 
@@ -54,8 +54,9 @@ def check(exporters: Sequence[Exporter]) -> None:
 class Exporting:
     """The exporters of one result."""
 
-    def __init__(self, engine: Engine, builder: Builder, build: Build, session: Callable[[], Any]) -> None:
-        self._engine, self._builder, self._build, self._session = engine, builder, build, session
+    def __init__(self, door: Door, build: Build) -> None:
+        self._door, self._build, self._session = door, build, build.session
+        self._engine, self._builder = door.engine, door.engine.builder
 
     async def all(self, solved: Solved, exporters: Sequence[Exporter]) -> Answer:
         """Carry them out in turn; what they answer together."""
@@ -85,6 +86,7 @@ class Exporting:
             for name in names:
                 with self._build.told.part(step, f"naming to {name}"):
                     await self._engine.images.tag(built.image, name)
+                tell(self._door, "image", "tag", built.image, name=parse_name(name).tagged)
         answer = {"containerimage.digest": built.image, "containerimage.config.digest": built.image}
         if names:
             answer["image.name"] = ",".join(names)
@@ -95,7 +97,7 @@ class Exporting:
     async def _push(self, names: Sequence[str]) -> Answer:
         if not names:
             raise Invalid("tag is needed when pushing to registry", field="name")
-        session: Session = await self._session()
+        session = await self._session()
         digest = ""
         for name in names:
             with self._build.told.step(f"pushing {name}"):
@@ -119,7 +121,7 @@ class Exporting:
     async def _send(
         self, chunks: AsyncIterator[bytes], number: int, step: str, what: str, words: Mapping[str, str]
     ) -> None:
-        session: Session = await self._session()
+        session = await self._session()
         with self._build.told.part(step, what) as part:
             await send_file(session, number, chunks, list(words.items()), part)
 
@@ -134,7 +136,7 @@ class Exporting:
 
     async def local(self, solved: Solved, number: int, exporter: Exporter) -> Answer:
         """`type=local`: the files themselves, of several platforms each in a folder of its own."""
-        session: Session = await self._session()
+        session = await self._session()
         split = truth(exporter.attrs, "platform-split", solved.keyed)
         if len(solved.built) > 1 and not split:
             raise Invalid("several platforms need platform-split=true", field="platform-split")

@@ -36,7 +36,7 @@ class Service:
     """One node's BuildKit."""
 
     def __init__(self, door: Door) -> None:
-        self._door = door
+        self.door = door
         self.sessions = Sessions()
         self.contexts = Contexts(Path(door.info.data_root) / "contexts")
         self._builds: OrderedDict[str, Build] = OrderedDict()
@@ -46,12 +46,12 @@ class Service:
     @property
     def engine(self) -> Engine:
         """The node's engine."""
-        return self._door.engine
+        return self.door.engine
 
     @property
     def builder(self) -> Builder:
         """The node's builder."""
-        return self._door.engine.builder
+        return self.door.engine.builder
 
     # --- builds ---------------------------------------------------------------------------------------------------
 
@@ -114,14 +114,14 @@ class Service:
         """Who builds. The snapshotter's label is how buildx learns that archives and several platforms can be had."""
         labels = {
             "org.mobyproject.buildkit.worker.executor": "insula",
-            "org.mobyproject.buildkit.worker.hostname": self._door.info.name,
+            "org.mobyproject.buildkit.worker.hostname": self.door.info.name,
             "org.mobyproject.buildkit.worker.snapshotter": "overlayfs",
         }
-        return Worker(self._door.info.id, labels, (self._platform(),), self.version())
+        return Worker(self.door.info.id, labels, (self._platform(),), self.version())
 
     def version(self) -> Version:
         """What answers here."""
-        return Version("insula", f"v{self._door.info.version}")
+        return Version("insula", f"v{self.door.info.version}")
 
     def _platform(self) -> Platform:
         machine = platform.machine()
