@@ -361,7 +361,6 @@ class _Forward:
         self._position = 0
         self._last = b""
         self.header_left = HEADER_BYTES
-        self._padded = False
         self.padding_from = sys.maxsize  # where the content of the present member ends, once that is known
 
     def tell(self) -> int:
@@ -376,9 +375,7 @@ class _Forward:
         while count > 0:
             data = self._source.read(min(count, CHUNK))
             if not data and self._position >= self.padding_from:
-                # Docker's own client leaves out the padding behind the last member; `tarfile` reads its last byte.
-                self._position += count
-                self._padded = True
+                self._position += count  # docker's own client leaves out the padding behind the last member
                 return
             if not data:
                 raise _cut_short()
@@ -395,18 +392,18 @@ class _Forward:
 
     def read(self, size: int) -> bytes:
         """Exactly `size` bytes of a header, fewer at the end of the archive."""
-        if self._padded and size == 1:
-            self._padded = False
-            self._position += 1
-            return b"\0"
         self.header_left -= size
         if size < 0 or self.header_left < 0:
             raise TooLarge(f"the headers of a member are larger than {HEADER_BYTES} bytes")
         parts = []
+        padding = size == 1 and self._position >= self.padding_from and self._position % _BLOCK
         while size > 0 and (data := self._source.read(size)):
             parts.append(data)
             size -= len(data)
             self._position += len(data)
+        if padding and not parts:  # `tarfile` reads the last byte of the padding, which may be left out
+            self._position += 1
+            return b"\0"
         self._last = b"".join(parts)
         return self._last
 
