@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
@@ -19,6 +20,7 @@ from tests.contract.images_support import chunks
 
 from insula.errors import Conflict, HostFault, Invalid, NotFound, TooLarge, Unsupported
 from insula.host import mounts
+from insula.host.mounts import mount_points
 from insula.model.instance import DiskConfig
 from insula.volumes.contract import Volumes
 from insula.volumes.diskfile import probe
@@ -73,10 +75,76 @@ async def test_hostile_names(volumes: NodeVolumes, name: str) -> None:
         await volumes.make_disk(name if len(name) > 1 else "/", DiskConfig(name="x", kind="empty", size_bytes=1))
 
 
-async def test_options_are_refused_clearly(volumes: NodeVolumes) -> None:
-    with pytest.raises(Unsupported, match="the local driver takes no options here"):
-        await volumes.create("nfs", options={"type": "nfs", "device": ":/x"})
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"foo": "bar"}, 'create v1: invalid option: "foo"'),
+        ({"type": "tmpfs"}, 'create v1: missing required option: "device"'),
+        ({"device": "tmpfs"}, 'create v1: missing required option: "type"'),
+        ({"o": "size=1m"}, 'create v1: missing required option: "device"'),
+        ({"size": "10m"}, "create v1: quota size requested but no quota support"),
+    ],
+)
+async def test_options_that_cannot_be(volumes: NodeVolumes, options: dict[str, str], sentence: str) -> None:
+    with pytest.raises(Invalid, match=re.escape(sentence)):
+        await volumes.create("v1", options=options)
     assert await volumes.list() == []
+
+
+async def test_what_options_name_is_mounted_while_it_is_used(volumes: NodeVolumes) -> None:
+    options = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=5,nosuid"}
+    made = await volumes.create("mem", options=options, labels={"a": "b"})
+    assert (made.options, (await volumes.create("mem", options={"type": "x", "device": "y"})).options) == (
+        options,
+        options,
+    )
+    await volumes.take("mem", "one")
+    await volumes.take("mem", "two")
+    await volumes.take("mem", "one")
+    try:
+        (point,) = mount_points(made.path)
+        assert (point.kind, "nosuid" in point.options, "uid=5" in point.super_options) == ("tmpfs", True, True)
+        with pytest.raises(Conflict, match="remove mem: volume has active mounts"):
+            await volumes.remove("mem")
+        await volumes.leave("one")
+        assert mount_points(made.path)
+    finally:
+        await volumes.leave("two")
+    assert mount_points(made.path) == []
+    await volumes.leave("two")
+    await volumes.remove("mem")
+
+
+async def test_a_folder_of_the_host_as_a_volume(volumes: NodeVolumes, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").write_text("x")
+    made = await volumes.create("host", options={"type": "none", "o": "bind,ro", "device": str(tmp_path / "there")})
+    await volumes.take("host", "one")
+    try:
+        assert (Path(made.path) / "file").read_text() == "x"
+        with pytest.raises(OSError, match="Read-only"):
+            (Path(made.path) / "new").touch()
+    finally:
+        await volumes.leave("one")
+    gone = await volumes.create("gone", options={"type": "none", "o": "bind", "device": "/nonexistent-folder"})
+    with pytest.raises(HostFault) as caught:
+        await volumes.take("gone", "one")
+    assert caught.value.message == (
+        f"error while mounting volume '{gone.path}': failed to mount local volume: mount /nonexistent-folder:{gone.path}, "
+        "flags: 0x1000: no such file or directory"
+    )
+
+
+async def test_a_restart_knows_who_uses_what(volumes: NodeVolumes, tmp_path: Path) -> None:
+    options = {"type": "tmpfs", "device": "tmpfs"}
+    used, idle = await volumes.create("used", options=options), await volumes.create("idle", options=options)
+    await volumes.take("used", "one")
+    await volumes.take("idle", "two")
+    again = await NodeVolumes.open(tmp_path / "data")
+    await again.recover({"used": ["one"]})
+    assert mount_points(used.path) and not mount_points(idle.path)
+    await again.leave("one")
+    assert not mount_points(used.path)
 
 
 async def test_two_clients_make_one_volume(volumes: NodeVolumes) -> None:

@@ -10,7 +10,7 @@ from insula.api.docker.containers_create import Surroundings, instance_config, n
 from insula.api.docker.shape import shape
 from insula.api.docker.words import ContainerWords
 from insula.engine.contract import Instance, ResolvedMount, State
-from insula.errors import InsulaError, Invalid, Unsupported
+from insula.errors import InsulaError, Invalid, NotFound, Unsupported
 from insula.model.instance import (
     InstanceConfig,
     MountConfig,
@@ -211,7 +211,44 @@ def test_security_and_restart() -> None:
         ({"Binds": ["a/b:/c"]}, Invalid, "includes invalid characters for a local volume name"),
         ({"Binds": ["a:/b:c:d"]}, Invalid, "invalid volume specification: 'a:/b:c:d'"),
         ({"Binds": ["/a:/b:what"]}, Invalid, "invalid mode: what"),
-        ({"Mounts": [{"Type": "npipe", "Target": "/x"}]}, Unsupported, "npipe"),
+        ({"Mounts": [{"Type": "npipe", "Target": "/x"}]}, Invalid, 'for type "npipe": mount type unknown'),
+        ({"Mounts": [{"Type": "cluster", "Target": "/x"}]}, Invalid, 'for type "cluster": mount type unknown'),
+        ({"Mounts": [{"Type": "image", "Target": "/x"}]}, Unsupported, "image"),
+        (
+            {"Mounts": [{"Type": "bind", "Source": "/s", "Target": "/x", "VolumeOptions": {}}]},
+            Invalid,
+            "field VolumeOptions must",
+        ),
+        ({"Mounts": [{"Type": "volume", "Target": "/x", "BindOptions": {}}]}, Invalid, "field BindOptions must not"),
+        ({"Mounts": [{"Type": "volume", "Target": "/x", "ReadOnly": True}]}, Invalid, "when using anonymous volumes"),
+        (
+            {"Mounts": [{"Type": "volume", "Source": "vv", "Target": "/x", "VolumeOptions": {"Subpath": "../x"}}]},
+            Invalid,
+            "subpath must be a relative path",
+        ),
+        (
+            {
+                "Mounts": [
+                    {"Type": "bind", "Source": "/s", "Target": "/x", "BindOptions": {"ReadOnlyForceRecursive": True}}
+                ]
+            },
+            Invalid,
+            "needs ReadOnly",
+        ),
+        ({"Binds": ["vv:/b:shared"]}, Invalid, 'for type "volume": field BindOptions must not be specified'),
+        ({"Binds": ["/a:/b:nocopy"]}, Invalid, 'for type "bind": field VolumeOptions must not be specified'),
+        ({"Binds": ["/a:/b:ro,rw"]}, Invalid, "invalid mode: ro,rw"),
+        ({"Binds": ["/a:/b:z,Z"]}, Invalid, "invalid mode: z,Z"),
+        ({"Binds": ["/a:/b:rslave,shared"]}, Invalid, "invalid mode: rslave,shared"),
+        ({"Binds": ["a:b"]}, Invalid, "for type \"volume\": invalid mount path: 'b' mount path must be absolute"),
+        ({"Tmpfs": {"x": ""}}, Invalid, "invalid mount path: 'x' mount path must be absolute"),
+        ({"Tmpfs": {"/x": "bad"}}, Invalid, 'invalid tmpfs option ["bad"]'),
+        ({"Tmpfs": {"/x": "size"}}, Invalid, 'invalid tmpfs option ["size"]'),
+        (
+            {"Mounts": [{"Type": "volume", "Target": "/x", "VolumeOptions": {"DriverConfig": {"Name": "foo"}}}]},
+            NotFound,
+            'error looking up volume plugin foo: plugin "foo" not found',
+        ),
         ({"Mounts": [{"Type": "what", "Target": "/x"}]}, Invalid, "mount type unknown"),
         ({"Mounts": [{"Type": "bind", "Target": "/x"}]}, Invalid, "Source must not be empty"),
         ({"Mounts": [{"Type": "tmpfs", "Target": "/x", "Source": "y"}]}, Invalid, "Source must not be specified"),

@@ -286,7 +286,13 @@ def test_mounts_are_shown_without_plain_tmpfs() -> None:
         ResolvedMount(config=MountConfig(kind="bind", source="/s", target="/b", readonly=True), source="/s"),
         ResolvedMount(config=MountConfig(kind="tmpfs", target="/t"), source=""),
     )
-    extra = {"docker": {"Config": {}, "HostConfig": {"Tmpfs": {"/t/": ""}, "Binds": ["a:/v"]}, "NetworkingConfig": {}}}
+    extra = {
+        "docker": {
+            "Config": {},
+            "HostConfig": {"Tmpfs": {"/t/": ""}, "Binds": ["a:/v", "/s:/b:ro"]},
+            "NetworkingConfig": {},
+        }
+    }
     words = inspect_words(instance(config=InstanceConfig(name="x", extra=extra), mounts=mounts), {})
     assert words["Mounts"] == [
         {

@@ -97,7 +97,7 @@ def test_mounts_are_ordered_and_the_users_win() -> None:
     mounts = mounts_of(InstanceConfig(name="x"), around)
     assert [mount.target for mount in mounts] == ["/a", "/run", "/a/b", "/dev/shm", "/etc/hosts"]
     by_target = {mount.target: mount for mount in mounts}
-    assert by_target["/a/b"].options == ("rbind", "rprivate", "ro")
+    assert by_target["/a/b"].options == ("rbind", "rprivate", "rro")
     assert by_target["/run"].options == ("noexec", "nosuid", "nodev", "size=4096", "mode=1777")
     assert by_target["/dev/shm"].options == ("exec", "nosuid", "nodev")
     assert by_target["/a"].source == "/volumes/v"

@@ -104,8 +104,14 @@ async def _remove_root(work: Ending) -> None:
     await work.parts.images.unmount(work.resident.id, remove=True)
 
 
+async def leave_volumes(work: Ending) -> None:
+    """What the options of volumes had mounted for it."""
+    await work.parts.volumes.leave(work.resident.id)
+
+
 async def _volumes(work: Ending) -> None:
     """Anonymous volumes go with an instance that was to leave nothing; others stay, as with Docker."""
+    await leave_volumes(work)
     if work.resident.entry.remove_volumes:
         for name in work.resident.entry.anonymous_volumes:
             with suppress(NotFound):
@@ -134,7 +140,7 @@ async def _forget(work: Ending) -> None:
 
 END: Plan[Ending] = (
     (Step("end.driver", clear_driver), Step("end.network", clear_network)),
-    (Step("end.unmount", _unmount),),
+    (Step("end.unmount", _unmount), Step("end.volumes", leave_volumes)),
     (Step("end.settle", _settle),),
 )
 

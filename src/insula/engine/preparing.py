@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import secrets
 import shutil
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from insula.engine.resident import Resident
 from insula.engine.resolve import clean_path
 from insula.engine.steps import Plan, Step, Undo, set_up
 from insula.errors import Invalid, NotFound
-from insula.host.rootfd import Root, split
+from insula.host.rootfd import Root, open_in, split
 from insula.images.contract import Image, ImageConfig
 from insula.model.instance import InstanceConfig, MountConfig
 from insula.tasks import in_thread
@@ -153,11 +154,17 @@ async def _volume(work: Preparation, config: MountConfig, fresh: str) -> Resolve
     volume = await volumes.create(fresh or config.source, labels={ANONYMOUS_LABEL: ""} if fresh else None)
     if fresh:
         work.undo.push(volumes.remove, fresh)
+    source = None
     if work.rootfs and not config.no_copy and not config.subpath:
         source = await in_thread(_folder_inside, work.rootfs, config.target)
-        if source is not None:
-            await volumes.populate(volume, source)
+    if source is None and not config.subpath:
+        return ResolvedMount(config=config, source=volume.path, volume=volume.name)
+    work.undo.push(volumes.leave, work.resident.id)
+    await volumes.take(volume.name, work.resident.id)
+    if source is not None:
+        await volumes.populate(volume, source)
     path = await in_thread(_subpath, volume.path, config.subpath) if config.subpath else volume.path
+    await volumes.leave(work.resident.id)
     return ResolvedMount(config=config, source=path, volume=volume.name)
 
 
@@ -173,9 +180,13 @@ def _folder_inside(rootfs: str, target: str) -> str | None:
 def _subpath(volume: str, subpath: str) -> str:
     with Root(volume) as root:
         try:
-            return str(Path(f"/proc/self/fd/{root.folder(split(subpath))}").readlink())
+            found = open_in(root.fd, subpath, os.O_PATH)
         except OSError as fault:
             raise NotFound(f"the volume has no folder {subpath!r}: {fault.strerror}") from fault
+        try:
+            return str(Path(f"/proc/self/fd/{found}").readlink())
+        finally:
+            os.close(found)
 
 
 def _bind_source(config: MountConfig) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from insula import clock
 from insula.drivers.driver import Exit, Phase, Status
 from insula.engine import execing, sandboxes
 from insula.engine.controls import finish_stop, remove
-from insula.engine.ending import Ending, clear_driver, clear_network, let_go
+from insula.engine.ending import Ending, clear_driver, clear_network, leave_volumes, let_go
 from insula.engine.health import check_for
 from insula.engine.healthrules import begun
 from insula.engine.leftovers import clear_half_made, read_word
@@ -26,6 +26,7 @@ from insula.engine.parts import Parts
 from insula.engine.records import BUILD, Entry, SandboxEntry, Stage
 from insula.engine.resident import Resident
 from insula.engine.restarting import wants_start_on_boot
+from insula.engine.sources import unpin_all
 from insula.engine.steps import Plan, Step, tear_down
 from insula.engine.supervising import LOST, ended, plan_restart, ran_s, removal, watch
 from insula.errors import InsulaError, NotFound
@@ -47,11 +48,22 @@ async def recover(parts: Parts) -> None:
         )
     await asyncio.gather(
         parts.images.recover(),
+        in_thread(unpin_all, parts.paths.subpaths),
+        parts.volumes.recover(_volume_users(entry for entry in entries if entry.boot_id)),
         parts.networks.recover([*(entry.id for entry in entries if entry.boot_id), *(box.id for box in boxes)]),
     )
     await _each([sandboxes.recover(parts, box) for box in boxes], "taking back a sandbox failed")
     await _each([_one(parts, parts.residents[entry.id]) for entry in entries], "taking back an instance failed")
     await _orphans(parts, entries, boxes)
+
+
+def _volume_users(entries: Iterable[Entry]) -> dict[str, list[str]]:
+    users: dict[str, list[str]] = {}
+    for entry in entries:
+        for mount in entry.mounts:
+            if mount.volume:
+                users.setdefault(mount.volume, []).append(entry.id)
+    return users
 
 
 async def _images(parts: Parts, ids: set[str]) -> dict[str, Image]:
@@ -204,7 +216,7 @@ async def _undo_root(work: Ending) -> None:
 
 UNDO_START: Plan[Ending] = (
     (Step("undo.driver", clear_driver),),
-    (Step("undo.network", clear_network), Step("undo.root", _undo_root)),
+    (Step("undo.network", clear_network), Step("undo.root", _undo_root), Step("undo.volumes", leave_volumes)),
 )
 
 

@@ -17,7 +17,7 @@ from insula.engine.logattributes import JOURNALD
 from insula.engine.users import Accounts, User, look_up
 from insula.errors import Invalid
 from insula.images.contract import ImageConfig
-from insula.model.instance import InstanceConfig, InstanceSpec, MachineSpec, Mount, Process, Resources
+from insula.model.instance import InstanceConfig, InstanceSpec, MachineSpec, Mount, MountConfig, Process, Resources
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOST_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
@@ -196,7 +196,7 @@ def _shm(config: InstanceConfig, around: Surroundings) -> Mount:
 
 def _one_mount(mount: ResolvedMount) -> Mount:
     config = mount.config
-    mode = ("ro",) if config.readonly else ()
+    mode = (_readonly(config),) if config.readonly else ()
     if config.kind == "tmpfs":
         return Mount(target=config.target, kind="tmpfs", source="tmpfs", options=_tmpfs_options(mount) + mode)
     plain = tuple(option for option in config.options if option in ("nosuid", "nodev", "noexec"))
@@ -204,6 +204,12 @@ def _one_mount(mount: ResolvedMount) -> Mount:
     return Mount(
         target=config.target, kind="bind", source=mount.source, options=(bind, config.propagation, *mode, *plain)
     )
+
+
+def _readonly(config: MountConfig) -> str:
+    """`rro` makes what is mounted below read-only too (Linux 5.12); one that is not recursive has nothing below."""
+    below = config.kind != "tmpfs" and "bind" not in config.options and config.readonly_below != "never"
+    return "rro" if below else "ro"
 
 
 def _tmpfs_options(mount: ResolvedMount) -> tuple[str, ...]:

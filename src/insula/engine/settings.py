@@ -37,6 +37,11 @@ class EnginePaths(Struct, frozen=True, kw_only=True):
         """One folder per sandbox: bound namespaces and the shared /dev/shm."""
         return self.runtime / "sandboxes"
 
+    @property
+    def subpaths(self) -> Path:
+        """Where subpaths of volumes are bound while an instance is made. Never deleted with contents: they are the volumes'."""
+        return self.runtime / "subpaths"
+
 
 class EngineSettings(Struct, frozen=True, kw_only=True):
     """What may be chosen. `prefix` starts the names of interfaces, `table` is the nftables table, `cgroup` the parent of

@@ -7,12 +7,14 @@ step pushes its undo, so a fault leaves the instance as it was.
 from __future__ import annotations
 
 import logging
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from insula import clock
 from insula.drivers.driver import Capability, Handle, Phase
 from insula.engine import links
+from insula.engine.contract import ResolvedMount
 from insula.engine.foreign import check_program
 from insula.engine.health import check_for
 from insula.engine.healthrules import begun
@@ -25,6 +27,7 @@ from insula.engine.machines import machine_spec
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
 from insula.engine.resolve import HOST_FILES, Surroundings, hostname_of, resolve
+from insula.engine.sources import check_propagation, pin
 from insula.engine.steps import Plan, Step, Undo, set_up
 from insula.engine.users import Accounts, read_accounts
 from insula.errors import HostFault, InsulaError, NotFound
@@ -113,6 +116,16 @@ async def _root(work: Start) -> None:
     await check_program(config, image, work.rootfs)
 
 
+async def _volumes(work: Start) -> None:
+    work.undo.push(work.parts.volumes.leave, work.resident.id)
+    mounts = work.resident.entry.mounts
+    for mount in mounts:
+        if mount.volume:
+            await work.parts.volumes.take(mount.volume, work.resident.id)
+    if any(mount.config.kind == "bind" and "private" not in mount.config.propagation for mount in mounts):
+        await in_thread(check_propagation, mounts)
+
+
 async def _namespaces(work: Start) -> None:
     work.undo.push(work.parts.networks.drop_namespace, work.resident.id)
     work.namespaces = await namespaces_of(work.parts, work.resident)
@@ -159,13 +172,25 @@ async def _make_machine(work: Start) -> None:
 async def _create(work: Start) -> None:
     directory = work.parts.directory(work.resident.entry)
     driver = work.resident.driver
-    spec = await _spec(work, directory)
-    await in_thread(leave_word, spec)
-    work.handle = await driver.create(spec)
+    async with AsyncExitStack() as held:
+        spec = await _spec(work, directory, await _sources(work, held))
+        await in_thread(leave_word, spec)
+        work.handle = await driver.create(spec)
     work.undo.push(driver.delete, work.handle)
 
 
-async def _spec(work: Start, directory: str) -> InstanceSpec:
+async def _sources(work: Start, held: AsyncExitStack) -> tuple[ResolvedMount, ...]:
+    """The mounts as they are now; nothing is looked at for the ordinary ones."""
+    mounts = work.resident.entry.mounts
+    if any(mount.config.subpath for mount in mounts):
+        pins = ExitStack()
+        held.push_async_callback(in_thread, pins.close)
+        volumes = {each.name: each.path for each in await work.parts.volumes.list()}
+        mounts = await in_thread(pin, mounts, volumes, work.parts.paths.subpaths, pins)
+    return mounts
+
+
+async def _spec(work: Start, directory: str, mounts: tuple[ResolvedMount, ...]) -> InstanceSpec:
     parts, resident, config = work.parts, work.resident, work.resident.entry.config
     machine = await machine_spec(work.parts, resident, work.endpoints) if config.machine else None
     around = Surroundings(
@@ -176,7 +201,7 @@ async def _spec(work: Start, directory: str) -> InstanceSpec:
         image=resident.image.config if resident.image else ImageConfig(),
         rootfs=work.rootfs,
         accounts=work.accounts,
-        mounts=resident.entry.mounts,
+        mounts=mounts,
         host_files=work.host_files,
         hostname=work.hostname,
         netns=work.namespaces.netns,
@@ -293,7 +318,7 @@ async def _starts_paused(work: Start) -> bool:
 
 START: Plan[Start] = (
     (Step("start.record", _record),),
-    (Step("start.root", _root), Step("start.namespaces", _namespaces)),
+    (Step("start.root", _root), Step("start.volumes", _volumes), Step("start.namespaces", _namespaces)),
     (Step("start.files", _files),),
     (Step("start.make", _make), Step("start.network", _network)),
     (Step("start.make_machine", _make_machine),),

@@ -84,7 +84,8 @@ class Security(Struct, frozen=True, kw_only=True):
 
 
 class MountConfig(Struct, frozen=True, kw_only=True):
-    """Something asked to appear at `target`. For volume: `source` is the volume's name, empty for an anonymous one."""
+    """Something asked to appear at `target`. For volume: `source` is the volume's name, empty for an anonymous one. What is
+    read-only is so with all that is mounted below it, where the kernel can; `readonly_below` can insist or say no."""
 
     kind: Literal["bind", "volume", "tmpfs"]
     target: str
@@ -96,6 +97,7 @@ class MountConfig(Struct, frozen=True, kw_only=True):
     size_bytes: int | None = None
     mode: int | None = None
     options: tuple[str, ...] = ()
+    readonly_below: Literal["", "never", "must"] = ""
     create_source: bool = False  # make a missing bind source as a directory, as `docker run -v` does
 
 

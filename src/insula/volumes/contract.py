@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -36,7 +36,21 @@ class Volumes(Protocol):
     async def create(
         self, name: str = "", *, labels: dict[str, str] | None = None, options: dict[str, str] | None = None
     ) -> Volume:
-        """Make it, or return the one of that name; an empty name makes an anonymous one. Raises Invalid."""
+        """Make it, or return the one of that name as it is; an empty name makes an anonymous one. `options` are those of
+        Docker's `local` driver. Raises Invalid."""
+        ...
+
+    async def take(self, name: str, owner: str) -> None:
+        """`owner` is about to use it: what its options name is mounted onto its folder. Repeatable. Raises NotFound,
+        HostFault."""
+        ...
+
+    async def leave(self, owner: str) -> None:
+        """`owner` uses no volume any more: what nobody uses is unmounted. Repeatable. Raises HostFault."""
+        ...
+
+    async def recover(self, users: Mapping[str, Collection[str]]) -> None:
+        """At start: which owners use which volumes, by name; what nobody uses is unmounted."""
         ...
 
     async def remove(self, name: str) -> None:

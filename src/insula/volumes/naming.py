@@ -15,7 +15,10 @@ _MAX = 255
 def check_volume(name: str) -> str:
     """A volume's name. Raises Invalid with Docker's sentences."""
     if len(name) == 1:
-        raise Invalid("volume name is too short, names should be at least two alphanumeric characters", field="Name")
+        raise Invalid(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters",
+            field="Name",
+        )
     if not _VOLUME.fullmatch(name) or len(name) > _MAX:
         raise Invalid(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 from weakref import WeakValueDictionary
@@ -19,9 +19,10 @@ import msgspec
 from msgspec import Struct, field
 
 from insula import clock
-from insula.errors import HostFault, NotFound, Unsupported
+from insula.errors import Conflict, HostFault, NotFound
 from insula.host.copytree import copy_tree
 from insula.host.folders import entries
+from insula.host.mounts import is_mounted
 from insula.host.rmtree import remove_tree
 from insula.host.threads import change
 from insula.model.instance import Disk, DiskConfig
@@ -29,6 +30,8 @@ from insula.tasks import in_thread
 from insula.volumes import naming
 from insula.volumes.contract import Volume
 from insula.volumes.disks import Disks
+from insula.volumes.mounting import Mounted
+from insula.volumes.options import check, plan_of
 
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 MAX_DISK_BYTES = 1 << 44  # 16 TiB
@@ -37,6 +40,7 @@ MAX_DISK_BYTES = 1 << 44  # 16 TiB
 class _Record(Struct, frozen=True, kw_only=True):
     created: str
     labels: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
 
 
 class NodeVolumes:
@@ -46,6 +50,7 @@ class NodeVolumes:
         self._folder = Path(data_dir) / "volumes"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o711)
+        self._mounted = Mounted()
         self._disks = Disks(Path(data_dir) / "disks")
         self._records: dict[str, _Record] = self._read_all()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -82,19 +87,14 @@ class NodeVolumes:
     async def create(
         self, name: str = "", *, labels: dict[str, str] | None = None, options: dict[str, str] | None = None
     ) -> Volume:
-        """Make it, or return the one of that name; an empty name makes an anonymous one. Raises Invalid, Unsupported."""
-        if options:
-            raise Unsupported(
-                f"create {name}: the local driver takes no options here (got {', '.join(sorted(options))})",
-                hint="mount a host folder with -v /path:/target, memory with --tmpfs",
-                field="DriverOpts",
-            )
+        """Make it, or return the one of that name as it is; an empty name makes an anonymous one. Raises Invalid."""
         if not name:
             name, labels = naming.anonymous(), {**(labels or {}), ANONYMOUS_LABEL: ""}
         naming.check_volume(name)
         async with self._lock(name):
             if name not in self._records:
-                record = _Record(created=clock.rfc3339(clock.now()), labels=labels or {})
+                check(name, options or {})
+                record = _Record(created=clock.rfc3339(clock.now()), labels=labels or {}, options=options or {})
                 await change(self._make, name, record)
                 self._records[name] = record
         return self._volume(name)
@@ -119,7 +119,10 @@ class NodeVolumes:
     async def remove(self, name: str) -> None:
         """Delete with contents. Raises NotFound, HostFault."""
         async with self._lock(name):
-            await self.get(name)
+            volume = await self.get(name)
+            mounted = await in_thread(is_mounted, volume.path) if volume.options else False
+            if mounted:
+                raise Conflict(f"remove {name}: volume has active mounts", kind="volume", name=name)
             await change(self._delete, name)
 
     def _delete(self, name: str) -> None:
@@ -132,6 +135,29 @@ class NodeVolumes:
             raise HostFault(
                 f"cannot remove the volume {name}: {os.strerror(error.errno or 0)}", code=error.errno
             ) from None
+
+    # --- what options name ----------------------------------------------------------------------------------------
+
+    async def take(self, name: str, owner: str) -> None:
+        """`owner` is about to use it. Repeatable. Raises NotFound, HostFault."""
+        if not (await self.get(name)).options:
+            return
+        async with self._lock(name):
+            volume = await self.get(name)
+            await self._mounted.take(name, owner, volume.path, plan_of(volume.options))
+
+    async def leave(self, owner: str) -> None:
+        """`owner` uses no volume any more. Repeatable. Raises HostFault."""
+        for name in self._mounted.of(owner):
+            async with self._lock(name):
+                await self._mounted.leave(name, owner, str(self._folder / name / "_data"))
+
+    async def recover(self, users: Mapping[str, Collection[str]]) -> None:
+        """At start: who uses what."""
+        for volume in await self.list():
+            if volume.options:
+                async with self._lock(volume.name):
+                    await self._mounted.recover(volume.name, users.get(volume.name, ()), volume.path)
 
     async def populate(self, volume: Volume, source: str) -> None:
         """Copy `source` into an empty volume, everything kept; one with content is left alone. Raises HostFault."""
@@ -161,6 +187,7 @@ class NodeVolumes:
             path=str(self._folder / name / "_data"),
             created=record.created,
             labels=record.labels,
+            options=record.options,
             anonymous=ANONYMOUS_LABEL in record.labels,
         )
 

@@ -65,8 +65,7 @@ async def _create(call: Call, words: ContainerWords, raw: dict[str, Any], platfo
     engine = call.door.engine
     around = await _look_around(call.door, words, platform)
     config = instance_config(call.text("name"), platform, words, raw, around)
-    for name, mount in volume_specs(words):
-        options = mount.volume_options
+    for name, options in volume_specs(words):
         await engine.volumes.create(name, labels=options.labels, options=options.driver_config.options)
     instance = await engine.create(config)
     if words.tty and any(words.host_config.console_size):

@@ -99,20 +99,30 @@ def state_words(state: State) -> dict[str, Any]:
 def mounts_words(instance: Instance) -> list[dict[str, Any]]:
     """`Mounts`; what stands in HostConfig's `Tmpfs` is not told twice, as in dockerd."""
     host = said(instance.config).get("HostConfig", {})
-    plain, binds = host.get("Tmpfs") or {}, [*(host.get("Binds") or ()), *(_mount_targets(host.get("Mounts")))]
+    plain = [path.rstrip("/") for path in host.get("Tmpfs") or {}]
+    modes = _modes(host)
     return [
-        mount_words(mount, bound=any(mount.config.target in bind.split(":") for bind in binds))
+        mount_words(mount, modes.get(mount.config.target, ""))
         for mount in instance.mounts
-        if mount.config.kind != "tmpfs" or not any(path.rstrip("/") == mount.config.target for path in plain)
+        if mount.config.kind != "tmpfs" or mount.config.target not in plain
     ]
 
 
-def _mount_targets(mounts: Any) -> list[str]:
-    return [str(each.get("Target")) for each in mounts or () if isinstance(each, dict)]
+def _modes(host: Mapping[str, Any]) -> dict[str, str]:
+    """What `Mode` says by place: the third part of a bind, and z for a volume that was asked for without one."""
+    modes = {}
+    for text in host.get("Binds") or ():
+        source, _, rest = str(text).partition(":")
+        target, _, mode = rest.partition(":")
+        modes[posixpath.normpath(target or source)] = mode or ("" if source.startswith("/") else "z")
+    for mount in host.get("Mounts") or ():
+        if isinstance(mount, dict) and mount.get("Type") == "volume":
+            modes[posixpath.normpath(str(mount.get("Target", "")))] = "z"
+    return modes
 
 
-def mount_words(mount: ResolvedMount, *, bound: bool = True) -> dict[str, Any]:
-    """One of `Mounts`. `bound`: a client named it, as opposed to an image's or a `Volumes` one, which has no mode."""
+def mount_words(mount: ResolvedMount, mode: str) -> dict[str, Any]:
+    """One of `Mounts`."""
     config = mount.config
     words: dict[str, Any] = {"Type": config.kind}
     if mount.volume:
@@ -121,7 +131,7 @@ def mount_words(mount: ResolvedMount, *, bound: bool = True) -> dict[str, Any]:
     if mount.volume:
         words |= {"Driver": "local"}
     return words | {
-        "Mode": ("z" if bound else "") if mount.volume else "ro" if config.readonly and config.kind == "bind" else "",
+        "Mode": mode,
         "RW": not config.readonly,
         "Propagation": config.propagation if config.kind == "bind" else "",
     }

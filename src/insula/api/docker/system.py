@@ -103,7 +103,10 @@ async def _volumes(door: Door) -> list[dict[str, Any]]:
     used = await users(door)
     found = []
     for volume in await door.engine.volumes.list():
-        usage = {"Size": await in_thread(size_of, volume.path), "RefCount": len(used.get(volume.name, ()))}
+        size = (
+            -1 if volume.options else await in_thread(size_of, volume.path)
+        )  # a server's folder is not walked through
+        usage = {"Size": size, "RefCount": len(used.get(volume.name, ()))}
         found.append(volume_words(volume) | {"UsageData": usage})
     return found
 

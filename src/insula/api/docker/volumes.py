@@ -10,7 +10,7 @@ from aiohttp import web
 from msgspec import field
 
 from insula.api.docker.containers_filter import compile_pattern
-from insula.api.docker.containers_mounts import volume_name
+from insula.api.docker.containers_mounts import check_driver, volume_name
 from insula.api.docker.door import Door
 from insula.api.docker.events import tell
 from insula.api.docker.filters import Filters, parse
@@ -92,10 +92,12 @@ async def _get(call: Call) -> Volume:
 async def create(call: Call) -> web.StreamResponse:
     """`POST /volumes/create`; one of that name is returned as it is."""
     words = await call.read(VolumeWords)
-    if words.driver not in ("", "local"):
-        raise Unsupported(f"there is no volume driver {words.driver!r}, only 'local'", field="Driver")
     if words.cluster_volume_spec:
-        raise Unsupported("cluster volumes are not supported", field="ClusterVolumeSpec")
+        raise Unsupported(
+            "cluster volumes need swarm, which is not there; the Kubernetes API has PersistentVolumeClaims",
+            field="ClusterVolumeSpec",
+        )
+    check_driver(words.driver, words.name)
     if words.name:
         volume_name(words.name)
     volumes = call.door.engine.volumes
@@ -122,14 +124,16 @@ async def remove(call: Call) -> web.StreamResponse:
 
 async def prune(call: Call) -> web.StreamResponse:
     """`POST /volumes/prune`: anonymous ones that nothing uses; with `all` named ones too."""
-    filters = parse(call.text("filters"), ("all", "label", "label!"))
+    filters = parse(
+        call.text("filters"), ("all", "label", "label!") if call.version >= (1, 42) else ("label", "label!")
+    )
     named = filters.flag("all") or call.version < (1, 42)
     used = await users(call.door)
     removed, freed = [], 0
     for volume in await call.door.engine.volumes.list():
         if volume.name in used or not (named or volume.anonymous) or not filters.labels(volume.labels):
             continue
-        size = await in_thread(size_of, volume.path)
+        size = 0 if volume.options else await in_thread(size_of, volume.path)
         try:
             await call.door.engine.volumes.remove(volume.name)
         except (NotFound, Conflict):

@@ -96,9 +96,9 @@ class MountWords(Words, frozen=True, kw_only=True):
     target: str = ""
     read_only: bool = False
     consistency: str = ""
-    bind_options: BindOptions = BindOptions()
-    volume_options: VolumeOptions = VolumeOptions()
-    tmpfs_options: TmpfsOptions = TmpfsOptions()
+    bind_options: BindOptions | None = None
+    volume_options: VolumeOptions | None = None
+    tmpfs_options: TmpfsOptions | None = None
 
 
 class WeightWords(Words, frozen=True, kw_only=True):
