@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -288,3 +290,61 @@ def test_port_forward_says_that_a_port_is_closed(space: Space) -> None:
 def test_a_pod_that_does_not_run_has_no_ports(space: Space) -> None:
     space.apply(pod("p", {**container("c"), "image": "nosuch:1", "imagePullPolicy": "Never"}))
     assert "unable to forward port because pod is not running" in space.fails("port-forward", "pod/p", ":80")
+
+
+# --- proxy ------------------------------------------------------------------------------------------------------
+
+
+def test_a_pods_web_server_is_reached_through_the_api(space: Space) -> None:
+    script = (
+        "mkdir -p /www/cgi-bin; echo hello > '/www/a b'; cd /www/cgi-bin; (echo '#!/bin/sh';"
+        " echo 'echo Content-Type: text/plain; echo; echo $REQUEST_METHOD $QUERY_STRING; cat') > e; chmod +x e;"
+        " httpd -p 8080 -h /www; trap exit TERM; sleep 1000 & wait"
+    )
+    space.apply(pod("web", container("c", script, ports=[{"containerPort": 8080}])))
+    space.ready("web")
+    base = f"/api/v1/namespaces/{space.name}/pods"
+    for name in ("web", "web:8080", "http:web:8080", "http:web:"):
+        until(lambda name=name: space.text("get", "--raw", f"{base}/{name}/proxy/a%20b") == "hello")
+    posted = _asked(space, "POST", f"{base}/web/proxy/cgi-bin/e?x=1&y=%2F", b"x" * 100_000)
+    assert posted[2] == b"POST x=1&y=%2F\n" + b"x" * 100_000
+    assert "the server could not find the requested resource" in space.fails("get", "--raw", f"{base}/web/proxy/no")
+    assert "Connect call failed" in space.fails("get", "--raw", f"{base}/web:9/proxy/")
+    assert "must be NAME" in space.fails("get", "--raw", f"{base}/ftp:web:80/proxy/")
+    assert "a number from 1 to 65535" in space.fails("get", "--raw", f"{base}/web:http/proxy/")
+    assert 'pods "none" not found' in space.fails("get", "--raw", f"{base}/none/proxy/")
+    denied = ("--as=system:serviceaccount:default:nobody", "get", "--raw", f"{base}/web/proxy/")
+    assert 'cannot get resource "pods/proxy"' in space.fails(*denied)
+
+
+def test_a_redirect_of_a_pod_stays_inside_of_the_proxy(space: Space) -> None:
+    script = "mkdir -p /www/sub; echo in > /www/sub/index.html; httpd -p 80 -h /www; trap exit TERM; sleep 1000 & wait"
+    space.apply(pod("web", container("c", script)))
+    space.ready("web")
+    path = f"/api/v1/namespaces/{space.name}/pods/web/proxy/sub"
+    status, location, _ = until(lambda: (said := _asked(space, "GET", path))[0] != 503 and said)
+    assert (status, location) == (302, f"{path}/")
+    assert _asked(space, "GET", location)[2] == b"in\n"
+
+
+def _asked(space: Space, method: str, path: str, body: bytes = b"") -> tuple[int, str, bytes]:
+    """Status, Location and body of what the API answers to the namespace's account."""
+    token = space.text("create", "token", "default")
+    space.run(
+        "create",
+        "rolebinding",
+        "r",
+        "--clusterrole=cluster-admin",
+        f"--serviceaccount={space.name}:default",
+        check=None,
+    )
+    address = json.loads(space.text("config", "view", "-o", "json"))["clusters"][0]["cluster"]["server"].rpartition(
+        "/"
+    )[2]
+    connection = http.client.HTTPSConnection(address, context=ssl._create_unverified_context(), timeout=20)
+    try:
+        connection.request(method, path, body or None, {"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, answer.headers.get("Location", ""), answer.read()
+    finally:
+        connection.close()

@@ -286,7 +286,7 @@ def test_who_is_killed_first_when_memory_runs_out(resources: Resource, score: in
         (box(), {"hostUsers": False}, "hostUsers"),
         (box(), {"shareProcessNamespace": True}, "shareProcessNamespace"),
         (box(), {"os": {"name": "windows"}}, "windows"),
-        (box(livenessProbe={"grpc": {"port": 1}}), {}, "grpc"),
+        (box(livenessProbe={"grpc": {"port": 1, "mode": "TLS"}}), {}, "grpc.mode"),
         (box(securityContext={"seccompProfile": {"type": "Localhost"}}), {}, "Localhost"),
     ],
 )

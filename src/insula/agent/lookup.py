@@ -16,7 +16,7 @@ from insula.model.resource import Resource
 async def attempts(services: Services, namespace: str, pod: str, container: str) -> list[Instance]:
     """A container's instances, newest first. A mirror Pod's single container is the instance that it mirrors.
     Raises NotFound, Invalid with the kubelet's sentences."""
-    obj = _pod(services, namespace, pod)
+    obj = pod_here(services, namespace, pod)
     if MIRROR in (obj["metadata"].get("annotations") or {}):
         return [await _mirrored(services, obj)]
     names = [found["name"] for found in all_containers(obj)]
@@ -27,7 +27,8 @@ async def attempts(services: Services, namespace: str, pod: str, container: str)
     return sorted(found, key=lambda i: int(i.config.labels.get(LABEL_ATTEMPT, 0)), reverse=True)
 
 
-def _pod(services: Services, namespace: str, name: str) -> Resource:
+def pod_here(services: Services, namespace: str, name: str) -> Resource:
+    """A pod of this node. Raises NotFound."""
     obj = services.caches.get(PODS, name, namespace)
     if obj is None or obj["spec"].get("nodeName") != services.node:
         raise NotFound(f'pods "{name}" not found', kind="pods", name=name)
@@ -45,7 +46,7 @@ async def _mirrored(services: Services, obj: Resource) -> Instance:
 async def network(services: Services, namespace: str, pod: str) -> tuple[str, str]:
     """(network namespace, address): the pod's sandbox; for a mirrored container its address alone; for what uses the host's
     network the host's. Raises NotFound, Conflict when there is none now."""
-    obj = _pod(services, namespace, pod)
+    obj = pod_here(services, namespace, pod)
     if MIRROR in (obj["metadata"].get("annotations") or {}):
         instance = await _mirrored(services, obj)
         if instance.config.network_mode == "host":

@@ -175,8 +175,11 @@ def refuse(spec: Resource, container: Resource) -> None:
     if (spec.get("os") or {}).get("name", "linux") != "linux":
         raise Unsupported(f"spec.os.name {spec['os']['name']!r} is not supported; this node runs linux")
     for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
-        if "grpc" in (container.get(probe) or {}):
-            raise Unsupported(f"container {container['name']}: {probe}.grpc is not supported yet; use exec or httpGet")
+        for action, field in (("grpc", "mode"), ("httpGet", "protocol")):  # new in 1.37, behind feature gates there
+            if ((container.get(probe) or {}).get(action) or {}).get(field):
+                raise Unsupported(
+                    f"container {container['name']}: {probe}.{action}.{field} is not supported; leave it out"
+                )
     profile = (context_of(spec, container).get("seccompProfile") or {}).get("type")
     if profile == "Localhost":
         raise Unsupported("seccompProfile.type Localhost is not supported yet; RuntimeDefault and Unconfined are")

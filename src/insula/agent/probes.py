@@ -14,6 +14,7 @@ from typing import Protocol
 import aiohttp
 from msgspec import Struct
 
+from insula.agent import grpcprobe
 from insula.engine.contract import Engine, Instance
 from insula.errors import InsulaError, Unsupported
 from insula.model.instance import Process
@@ -73,7 +74,7 @@ async def _limited(attempt: Prober, probe: Resource, target: Target) -> str | No
 
 
 class NodeProber:
-    """Probes from the node: exec inside, HTTP and TCP to the pod's address."""
+    """Probes from the node: exec inside, HTTP, TCP and gRPC to the pod's address."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -86,7 +87,9 @@ class NodeProber:
             return await _http(action, target)
         if action := probe.get("tcpSocket"):
             return await _tcp(action.get("host") or target.address, port_of(action["port"], target.container))
-        raise Unsupported("only exec, httpGet and tcpSocket probes are supported")
+        if action := probe.get("grpc"):
+            return await grpcprobe.check(target.address, int(action["port"]), action.get("service") or "")
+        raise Unsupported("only exec, httpGet, tcpSocket and grpc probes are supported")
 
     async def _exec(self, command: tuple[str, ...], target: Target) -> str | None:
         """Run a command inside. One that is given up is killed, or a hanging probe would leave a process each time."""
@@ -125,13 +128,13 @@ async def _http(action: Resource, target: Target) -> str | None:
     async with (
         aiohttp.ClientSession() as session,
         session.get(
-            url, headers=headers, ssl=_unverified() if scheme == "https" else False, allow_redirects=False
+            url, headers=headers, ssl=unverified() if scheme == "https" else False, allow_redirects=False
         ) as answer,
     ):
         return None if 200 <= answer.status < 400 else f"HTTP probe failed with statuscode: {answer.status}"
 
 
-def _unverified() -> ssl.SSLContext:
+def unverified() -> ssl.SSLContext:
     """A probe asks whether something answers, not who: certificates of pods are not checked, as documented upstream."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

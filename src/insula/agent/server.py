@@ -4,6 +4,7 @@
     GET /exec/NAMESPACE/POD/CONTAINER?command=…    WebSocket v5 or v4 channels
     GET /attach/NAMESPACE/POD/CONTAINER            likewise
     GET /portForward/NAMESPACE/POD                 SPDY in a WebSocket
+    ANY /podProxy/NAMESPACE/POD/SCHEME/PORT/PATH   HTTP to the pod's address
     GET /machine/NAMESPACE/NAME/console|vnc        WebSocket, raw bytes
     GET /machine/NAMESPACE/NAME/portforward/PORT   likewise
     PUT /machine/NAMESPACE/NAME/pause|unpause|…    power
@@ -24,12 +25,12 @@ import msgspec
 from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Handler
 
-from insula.agent import channels, lookup, podlogs
+from insula.agent import channels, lookup, podlogs, podproxy
 from insula.agent.portforward import Dial, Session
 from insula.agent.services import Services
 from insula.agent.takeover import Claims
 from insula.drivers.driver import Capability
-from insula.errors import Conflict, InsulaError, Invalid, NotFound, Unsupported
+from insula.errors import Conflict, InsulaError, Invalid, NotFound, Unavailable, Unsupported
 from insula.host.netns import connect_in_netns
 from insula.model.instance import Process
 
@@ -41,6 +42,7 @@ CODES: tuple[tuple[type[InsulaError], int, str], ...] = (
     (Invalid, 400, "BadRequest"),
     (Conflict, 409, "Conflict"),
     (Unsupported, 400, "BadRequest"),
+    (Unavailable, 503, "ServiceUnavailable"),
     (InsulaError, 500, "InternalError"),
 )
 
@@ -86,6 +88,7 @@ class Server:
                 web.route("*", "/exec/{namespace}/{pod}/{container}", self._exec),
                 web.route("*", "/attach/{namespace}/{pod}/{container}", self._attach),
                 web.get("/portForward/{namespace}/{pod}", self._port_forward),
+                web.route("*", podproxy.ROUTE, self._pod_proxy),
                 web.get("/machine/{namespace}/{name}/{kind:console|vnc}", self._screen),
                 web.put("/machine/{namespace}/{name}/{verb:pause|unpause|reset|softreboot}", self._power),
                 web.get("/machine/{namespace}/{name}/portforward/{port}", self._machine_port),
@@ -189,6 +192,9 @@ class Server:
         finally:
             await session.close()
         return socket_
+
+    async def _pod_proxy(self, request: web.Request) -> web.StreamResponse:
+        return await podproxy.carry(self._services, request)
 
     async def _dialer(self, namespace: str, pod: str) -> Dial:
         """How to reach a pod's ports: inside of its network namespace; for a mirrored container by its address. Raises NotFound,

@@ -2,7 +2,7 @@
 
     pods/log          GET /containerLogs/NS/POD/CONTAINER?...       pods/exec        /exec/NS/POD/CONTAINER?command=...
     pods/attach       /attach/NS/POD/CONTAINER?...                   pods/portforward /portForward/NS/POD?...
-    pods/proxy        /podProxy/NS/POD/PORT/path                     nodes/proxy      /path
+    pods/proxy        /podProxy/NS/POD/SCHEME/PORT/path                     nodes/proxy      /path
 
 These are the kubelet's paths (and one of ours). The side road of the design: the bytes never enter the store.
 """
@@ -31,10 +31,10 @@ async def stream(call: Call) -> web.StreamResponse:
     asked = call.asked
     match call.ref.plural, asked.sub:
         case "pods", "proxy":
-            name, _, port = asked.name.partition(":")
+            scheme, name, port = target_of(asked.name)
             pod = await call.door.verbs.get(_PODS, name, asked.namespace)
-            path = f"/podProxy/{_part(asked.namespace)}/{_part(name)}/{_part(port or '80')}{quote(asked.rest or '/')}"
-            return await _to_agent(call, _node_of(pod), path)
+            where = f"{_part(asked.namespace)}/{_part(name)}/{scheme}/{_part(port)}"
+            return await _to_agent(call, _node_of(pod), f"/podProxy/{where}{_beyond(call, 8)}")
         case "pods", _:
             pod = await call.door.verbs.get(_PODS, asked.name, asked.namespace)
             return await _to_agent(
@@ -42,8 +42,26 @@ async def stream(call: Call) -> web.StreamResponse:
             )
         case "nodes", "proxy":
             await call.door.verbs.get(_NODES, asked.name)
-            return await _to_agent(call, asked.name, quote(asked.rest or "/"))
+            return await _to_agent(call, asked.name, _beyond(call, 6))
     raise Unsupported(f"{call.ref.plural}/{asked.sub} is not carried by this server")
+
+
+def _beyond(call: Call, parts: int) -> str:
+    """What follows the proxied resource's own path, exactly as it was sent."""
+    return "/" + "/".join(call.request.rel_url.raw_path.split("/")[parts:])
+
+
+def target_of(name: str) -> tuple[str, str, str]:
+    """Scheme, pod and port ("0": not said) of the name in a proxied path: `NAME`, `NAME:PORT` or `SCHEME:NAME:PORT`, whose
+    port may be empty. Raises Invalid."""
+    match name.split(":"):
+        case [pod]:
+            return "http", pod, "0"
+        case [pod, port]:
+            return "http", pod, port or "0"
+        case ["http" | "https" as scheme, pod, port]:
+            return scheme, pod, port or "0"
+    raise Invalid(f'invalid pod request "{name}": it must be NAME, NAME:PORT or http(s):NAME:PORT')
 
 
 def _part(text: str) -> str:
