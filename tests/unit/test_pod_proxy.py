@@ -41,7 +41,7 @@ def test_where_a_pod_is() -> None:
     assert podproxy.target_of(pod(8080), "https", "99") == "https://10.0.0.7:99"
     assert podproxy.target_of(pod(), "http", "0") == "http://10.0.0.7:80"
     assert podproxy.target_of(pod(), "https", "0") == "https://10.0.0.7:443"
-    for port in ("http", "70000", "-1", "８"):
+    for port in ("http", "70000", "-1", "\uff18"):
         with pytest.raises(Invalid):
             podproxy.target_of(pod(), "http", port)
     with pytest.raises(Conflict, match="no address yet"):
