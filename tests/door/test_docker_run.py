@@ -62,7 +62,7 @@ def test_says_when_the_command_cannot_run(daemon: Daemon, command: str, code: in
         (["--cap-add", "NOSUCH"], b'unknown capability: "CAP_NOSUCH"'),
         (["--log-driver", "nosuch"], b'error looking up logging plugin nosuch: plugin "nosuch" not found'),
         (["--gpus", "all"], b'could not select device driver "" with capabilities: [[gpu]]'),
-        (["--link", "a:b"], b"legacy links do not exist here"),
+        (["--link", "a:b"], b"could not get container for a: No such container: a"),
         (["--mount", "type=bind,src=/no/such/folder,dst=/x"], b"bind source path does not exist: /no/such/folder"),
         (["-u", "nosuchuser"], b"unable to find user nosuchuser"),
         (["--stop-signal", "NOSUCH"], b"nvalid signal: NOSUCH"),

@@ -77,6 +77,7 @@ class Instance(Struct, frozen=True, kw_only=True):
     rootfs: str = ""
     upper: str = ""  # the writable layer of its root file system
     lowers: tuple[str, ...] = ()  # the layers below, the topmost first
+    execs: tuple[str, ...] = ()  # the execs that are recorded or run now; only where one instance is asked for
 
 
 class ResolvedMount(Struct, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+import msgspec
+
 from insula.drivers import available
 from insula.drivers.driver import Capability, Driver, Stats, Streams
 from insula.engine import archive as archives
@@ -218,7 +220,9 @@ class NodeEngine:
 
     async def get(self, id: str) -> Instance:
         """See the contract."""
-        return self._view(self._parts.find(id))
+        resident = self._parts.find(id)
+        execs = tuple(each.id for each in self._parts.executions.of(resident.id) if not each.ended.is_set())
+        return msgspec.structs.replace(self._view(resident), execs=execs)
 
     async def list(self) -> Sequence[Instance]:
         """See the contract."""

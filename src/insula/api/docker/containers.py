@@ -63,8 +63,12 @@ async def create(call: Call) -> web.StreamResponse:
 
 async def _create(call: Call, words: ContainerWords, raw: dict[str, Any], platform: str) -> Instance:
     engine = call.door.engine
-    around = await _look_around(call.door, words, platform)
-    config = instance_config(call.text("name"), platform, words, raw, around)
+    around = await _look_around(call.door, words)
+    config = instance_config(call.text("name"), platform, words, raw, around)  # what is wrong in itself is told first
+    image = await engine.images.get(words.image, platform=platform)
+    if words.host_config.publish_all_ports:
+        around = msgspec.structs.replace(around, image_ports=image.config.exposed_ports)
+        config = instance_config(call.text("name"), platform, words, raw, around)
     for name, options in volume_specs(words):
         await engine.volumes.create(name, labels=options.labels, options=options.driver_config.options)
     instance = await engine.create(config)
@@ -83,18 +87,15 @@ def console_size(size: Sequence[int]) -> tuple[int, int]:
     return size[0], size[1]
 
 
-async def _look_around(door: Door, words: ContainerWords, platform: str) -> Surroundings:
-    host = words.host_config
-    driver = await door.driver_of(host.runtime)
+async def _look_around(door: Door, words: ContainerWords) -> Surroundings:
+    driver = await door.driver_of(words.host_config.runtime)
     instances = {name: await door.engine.get(name) for name in neighbours(words)}
     for name in linked(words):
         try:
             instances[name] = await door.engine.get(name)
         except NotFound as fault:
             raise Invalid(f"could not get container for {name}: {fault.message}", field="HostConfig.Links") from fault
-    image = await door.engine.images.get(words.image, platform=platform)
-    ports = image.config.exposed_ports if host.publish_all_ports else ()
-    return Surroundings(driver=driver, instances=instances, image_ports=ports)
+    return Surroundings(driver=driver, instances=instances)
 
 
 # --- life ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,127 @@
+"""Limits and rules where they take effect: in the files of the control groups, in /proc, and in what a program may do."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from door.docker_support import DOCKER, IMAGE, Daemon, running
+from insula.host import cgroups, limits
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(DOCKER is None, reason="the docker CLI is not installed")]
+LAYOUT = cgroups.detect()
+HERE = limits.detect(LAYOUT)
+FIRST = pytest.mark.skipif(LAYOUT.version != 1, reason="names of version 1's files")
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    yield from running()
+
+
+def group(daemon: Daemon, name: str, controller: str, file: str) -> str:
+    """A file of the container's control group, as the host sees it."""
+    pid = daemon.text("inspect", "--format", "{{.State.Pid}}", name)
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        if controller in names.split(",") or (LAYOUT.version == 2 and not names):
+            root = LAYOUT.roots[controller if LAYOUT.version == 1 else cgroups.UNIFIED]
+            return Path(root + path, file).read_text().strip()
+    raise AssertionError(controller)
+
+
+def disk() -> tuple[str, str]:
+    """A whole block device of this host, and its numbers."""
+    for each in sorted(Path("/sys/block").iterdir()):
+        node = Path("/dev", each.name)
+        if node.exists() and stat.S_ISBLK(node.stat().st_mode) and not each.name.startswith("loop"):
+            number = node.stat().st_rdev
+            return str(node), f"{os.major(number)}:{os.minor(number)}"
+    pytest.skip("no block device")
+
+
+@FIRST
+def test_memory_processes_and_processors(daemon: Daemon) -> None:
+    options = (
+        "--memory", "32m", "--memory-swap", "48m", "--memory-reservation", "16m", "--memory-swappiness", "7",
+        "--pids-limit", "33", "--cpu-shares", "77", "--cpu-period", "50000", "--cpu-quota", "20000", "--cpuset-cpus", "0",
+        "--oom-score-adj", "123",
+    )  # fmt: skip
+    with daemon.container("--network", "none", *options, IMAGE, "sleep", "100") as name:
+        found = [
+            group(daemon, name, *where)
+            for where in (
+                ("memory", "memory.limit_in_bytes"), ("memory", "memory.soft_limit_in_bytes"), ("memory", "memory.swappiness"),
+                ("pids", "pids.max"), ("cpu", "cpu.shares"), ("cpu", "cpu.cfs_period_us"), ("cpu", "cpu.cfs_quota_us"),
+                ("cpuset", "cpuset.cpus"),
+            )
+        ]  # fmt: skip
+        assert found == [str(32 << 20), str(16 << 20), "7", "33", "77", "50000", "20000", "0"]
+        assert daemon.text("exec", name, "cat", "/proc/1/oom_score_adj") == "123"
+        daemon.docker("update", "--memory", "40m", "--memory-swap", "60m", "--pids-limit", "-1", name)
+        assert group(daemon, name, "memory", "memory.limit_in_bytes") == str(40 << 20)
+        assert group(daemon, name, "pids", "pids.max") == "max"
+
+
+@FIRST
+@pytest.mark.skipif(not HERE.blkio_throttle, reason="the kernel does not throttle block devices")
+def test_block_devices_are_throttled(daemon: Daemon) -> None:
+    node, numbers = disk()
+    options = ("--device-read-bps", f"{node}:1mb", "--device-write-iops", f"{node}:77")
+    with daemon.container("--network", "none", *options, IMAGE, "sleep", "100") as name:
+        assert group(daemon, name, "blkio", "blkio.throttle.read_bps_device") == f"{numbers} {1 << 20}"
+        assert group(daemon, name, "blkio", "blkio.throttle.write_iops_device") == f"{numbers} 77"
+        shown = json.loads(daemon.text("inspect", "--format", "{{json .HostConfig.BlkioDeviceReadBps}}", name))
+        assert shown == [{"Path": node, "Rate": 1 << 20}]
+
+
+def test_device_rules_open_what_is_closed(daemon: Daemon) -> None:
+    script = "mknod /tmp/f c 10 237 && cat /tmp/f >/dev/null 2>/tmp/e; grep -q 'not permitted' /tmp/e && echo closed || echo open"
+    run = ("run", "--rm", "--network", "none", "--cap-add", "MKNOD")
+    assert daemon.text(*run, IMAGE, "sh", "-c", script) == "closed"
+    assert daemon.text(*run, "--device-cgroup-rule", "c 10:237 rmw", IMAGE, "sh", "-c", script) == "open"
+
+
+def test_a_folder_of_devices(daemon: Daemon) -> None:
+    if not Path("/dev/net/tun").exists():
+        pytest.skip("no folder of devices")
+    listed = daemon.text(
+        "run", "--rm", "--network", "none", "--device", "/dev/net:/dev/mine", IMAGE, "ls", "-l", "/dev/mine"
+    )
+    assert listed.startswith("c") or ("\nc" in listed and "tun" in listed)
+
+
+@pytest.mark.parametrize(("mode", "own"), [("private", True), ("host", False)])
+def test_the_cgroup_namespace(daemon: Daemon, mode: str, own: bool) -> None:
+    run = ("run", "--rm", "--network", "none", "--cgroupns", mode)
+    assert (
+        daemon.text(*run, IMAGE, "readlink", "/proc/self/ns/cgroup") != str(Path("/proc/self/ns/cgroup").readlink())
+    ) is own
+
+
+def test_the_cgroup_parent(daemon: Daemon) -> None:
+    parent = f"parent-{daemon.tag}"
+    with daemon.container("--network", "none", "--cgroup-parent", f"/{parent}", IMAGE, "sleep", "100") as name:
+        pid = daemon.text("inspect", "--format", "{{.State.Pid}}", name)
+        assert f"/{parent}/" in Path(f"/proc/{pid}/cgroup").read_text()
+    for root in set(LAYOUT.roots.values()):
+        if Path(root, parent).is_dir():
+            Path(root, parent).rmdir()
+
+
+def test_what_the_kernel_lacks_is_said(daemon: Daemon) -> None:
+    body = {
+        "Image": IMAGE,
+        "Cmd": ["true"],
+        "HostConfig": {"KernelMemory": 64 << 20, "NetworkMode": "host", "PortBindings": {"80/tcp": []}},
+    }
+    answer = daemon.api("POST", "/containers/create", body)
+    first, second = answer.json["Warnings"]
+    assert "kernel memory limit is deprecated" in first
+    assert second == "Published ports are discarded when using host network mode"
+    daemon.docker("rm", answer.json["Id"])
