@@ -75,6 +75,10 @@ if [ -n "$missing" ] || [ -z "$lists" ]; then
     apt-get update -qq >/dev/null 2>&1 || echo "insula set-up: apt-get update failed; going on with the package lists that are here" >&2
 fi
 install_packages "$missing"
+# In Debian 12 it comes with QEMU; later releases have a package of its own.
+if [ ! -e /usr/lib/qemu/virtiofsd ] && [ ! -e /usr/libexec/virtiofsd ]; then
+    install_packages " virtiofsd"
+fi
 # The docker command comes with dockerd in Debian 12 and Ubuntu 24.04, and by itself in Debian 13.
 if [ "${1:-}" = tests ] && ! command -v docker >/dev/null 2>&1; then
     install_packages " docker-cli"

@@ -9,17 +9,21 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 import owned
+from host.vm_support import demo_machine
 from insula.drivers.driver import Channel, Driver, Handle, Streams
+from insula.drivers.microvm import MicrovmDriver
 from insula.drivers.oci import OciDriver
 from insula.drivers.oci.runtime import Runtime
 from insula.host import cgroups, conmon, pidfd
 from insula.host.cgroups import Group
-from insula.model.instance import InstanceSpec, Process
+from insula.model.instance import Guest, InstanceSpec, Process
 
 APPLETS = (
     "sh",
@@ -212,7 +216,43 @@ async def until(streams: Streams, mark: bytes) -> bytes:
     raise AssertionError(f"{mark!r} did not come, only {seen!r}")
 
 
-CASES = {"oci": OciCase.make}
+class MicrovmCase(OciCase):
+    """The same containers, each in a machine of its own."""
+
+    name = "microvm"
+    guest: Guest
+
+    @classmethod
+    async def make(cls, folder: Path) -> MicrovmCase:
+        made = cls(folder, (await OciCase.make(folder / "probe")).runtime)
+        built = await asyncio.to_thread(demo_machine)
+        made.guest = Guest(kernel=str(built.kernel), initrd=str(built.image_initrd))
+        made.runtime = msgspec.structs.replace(made.runtime, root=str(folder / "run" / "microvm" / made.runtime.name))
+        return made
+
+    def driver(self) -> MicrovmDriver:  # type: ignore[override]
+        driver = MicrovmDriver(self.folder / "run")
+        self.others.append(driver)
+        return driver
+
+    def __init__(self, folder: Path, runtime: Runtime) -> None:
+        super().__init__(folder, runtime)
+        self.others: list[MicrovmDriver] = []
+
+    def spec(self, *args: str, **fields: Any) -> InstanceSpec:
+        return super().spec(*args, guest=self.guest, cgroup_parent=self.parent, **fields)
+
+    def leftovers(self) -> list[str]:
+        kept = [str(p) for p in (self.folder / "instances").glob("*/*") if p.name in ("sandbox", "run", "machine.json")]
+        return [*super().leftovers(), *kept]
+
+    async def close(self) -> None:
+        for driver in self.others:
+            await driver.close()
+        await super().close()
+
+
+CASES: dict[str, Callable[[Path], Awaitable[Any]]] = {"oci": OciCase.make, "microvm": MicrovmCase.make}
 
 
 async def open_case(name: str, folder: Path) -> AsyncIterator[Any]:

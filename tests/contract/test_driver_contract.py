@@ -18,7 +18,9 @@ from insula.errors import Conflict
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(params=sorted(CASES))
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.vm] if name == "microvm" else []) for name in sorted(CASES)]
+)
 async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Case]:
     async for case in open_case(request.param, tmp_path):
         yield case
@@ -73,6 +75,8 @@ async def test_a_life(case: Case, driver: Driver) -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 42, 255])
 async def test_the_exit_code_comes_through(case: Case, driver: Driver, code: int) -> None:
+    if case.name == "microvm" and code in (0, 1):
+        pytest.skip("others begin a machine with these")
     handle = await driver.create(case.ends(code))
     await driver.start(handle)
     assert (await driver.wait(handle)).code == code

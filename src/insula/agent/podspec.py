@@ -27,7 +27,7 @@ CPU_PERIOD_US = 100_000
 MIN_SHARES = 2
 BEST_EFFORT, BURSTABLE_MOST, BURSTABLE_LEAST = 1000, 999, 2  # oom_score_adj
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
-DRIVERS = {"": "oci", "runc": "oci", "oci": "oci", "crun": "oci"}
+DRIVERS = {"": "oci", "runc": "oci", "oci": "oci", "crun": "oci", "vm": "microvm"}
 LABEL_POD, LABEL_NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"
 LABEL_UID, LABEL_CONTAINER, LABEL_ATTEMPT = (
     "io.kubernetes.pod.uid",

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from msgspec import Struct, field
 
 from insula.host.cgroupstats import DeviceCount
-from insula.model.instance import InstanceSpec, Process, Resources
+from insula.model.instance import InstanceConfig, InstanceSpec, Process, Resources
 
 
 class Capability(StrEnum):
@@ -34,6 +34,8 @@ class Capability(StrEnum):
     SNAPSHOT = "snapshot"
     MIGRATE = "migrate"
     HOTPLUG = "hotplug"
+    GUEST = "guest"  # runs a container image on a kernel of its own, which it wants in `InstanceSpec.guest`
+    PROCESSES = "processes"  # lists the processes inside, which the host does not see
 
 
 LogFormat = Literal["conmon", "raw"]
@@ -107,6 +109,22 @@ class Stats(Struct, frozen=True, kw_only=True):
     periods: int = 0  # in which its CPU quota was at work
     io_bytes: tuple[DeviceCount, ...] = ()  # by device; empty where only the sums above are known
     io_operations: tuple[DeviceCount, ...] = ()
+
+
+class ProcessRow(Struct, frozen=True, kw_only=True):
+    """One process inside, for a list. Times in seconds; `state` as ps(1) shows it, `terminal` empty for none."""
+
+    pid: int
+    parent: int = 0
+    uid: int = 0
+    command: str = ""
+    name: str = ""
+    state: str = ""
+    terminal: str = ""
+    cpu_s: float = 0.0
+    age_s: float = 0.0
+    memory_bytes: int = 0
+    virtual_bytes: int = 0
 
 
 class Channel(StrEnum):
@@ -253,4 +271,16 @@ class Driver(Protocol):
 
     async def close(self) -> None:
         """Let go of what this process holds (streams, connections, waiting); instances go on."""
+        ...
+
+
+class GuestDriver(Driver, Protocol):
+    """What drivers with GUEST and PROCESSES have besides."""
+
+    async def processes(self, handle: Handle) -> list[ProcessRow]:
+        """All its processes, as they are inside (PROCESSES)."""
+        ...
+
+    def check(self, config: InstanceConfig) -> None:
+        """Refuse what this level cannot give, before anything is made (GUEST). Raises Unsupported naming the field."""
         ...

@@ -6,12 +6,13 @@ import msgspec
 
 from insula.engine.checks import DETACHED, INSTANCE, SANDBOX
 from insula.engine.contract import Event
+from insula.engine.guests import guest_driver
 from insula.engine.joining import connect_one, publish_all
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
 from insula.engine.starting import rewrite_names
 from insula.engine.steps import reached
-from insula.errors import Conflict, Forbidden, Invalid, NotFound
+from insula.errors import Conflict, Forbidden, Invalid, NotFound, Unsupported
 from insula.model.instance import NetworkAttachment
 from insula.networks.contract import Network
 
@@ -26,6 +27,12 @@ async def connect(parts: Parts, resident: Resident, attachment: NetworkAttachmen
         _refuse_modes(config.network_mode, network)
         if await _is_on(parts, resident, network):
             raise Forbidden(f"endpoint with name {config.name} already exists in network {network.name}")
+        if resident.running and guest_driver(resident.driver):
+            raise Unsupported(
+                f"container {config.name} runs in a machine, which takes no new network card while it runs: "
+                "stop it, connect it and start it again",
+                field="Container",
+            )
         if resident.running:
             await connect_one(parts, resident.id, config, attachment, resident.entry.netns)
             reached("connect.interface")

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct, field
 
-from insula.drivers.driver import Capability, Channel, Stats, Streams
+from insula.drivers.driver import Capability, Channel, ProcessRow, Stats, Streams
 from insula.engine.building.contract import Builder
 from insula.images.contract import Image, ImageStore, Use
 from insula.model.instance import (
@@ -244,6 +244,10 @@ class Engine(Protocol):
 
     async def pids(self, id: str) -> Sequence[int]:
         """Host pids of all its processes."""
+        ...
+
+    async def processes(self, id: str) -> Sequence[ProcessRow] | None:
+        """All its processes where they run on a kernel of their own; None where they are the host's, as `pids` tells."""
         ...
 
     def logs(

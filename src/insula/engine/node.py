@@ -15,13 +15,14 @@ from typing import Any, Literal, Self, TypeVar
 import msgspec
 
 from insula.drivers import available
-from insula.drivers.driver import Capability, Driver, Stats, Streams
+from insula.drivers.driver import Capability, Driver, ProcessRow, Stats, Streams
 from insula.engine import archive as archives
 from insula.engine import attaching, committing, controls, execing, recovery, sandboxes
 from insula.engine.building.contract import Builder
 from insula.engine.checks import need
 from insula.engine.contract import Event, Exec, Instance, LogLine, PathStat, Sandbox, SandboxConfig, State
 from insula.engine.events import EventLog
+from insula.engine.guests import Guests, guest_driver
 from insula.engine.halting import clear_kernel, halt
 from insula.engine.ledger import Ledger
 from insula.engine.lifecycle import refuse_unless_running
@@ -98,6 +99,7 @@ class NodeEngine:
                 networks=networks,
                 volumes=volumes,
                 drivers=made,
+                guests=Guests(paths.data / "cache"),
                 ledger=ledger,
                 events=events,
                 tasks=tasks,
@@ -247,6 +249,13 @@ class NodeEngine:
         refuse_unless_running(resident.entry)
         need(resident.driver, Capability.TOP)
         return await resident.driver.pids(resident.handle)
+
+    async def processes(self, id: str) -> Sequence[ProcessRow] | None:
+        """See the contract."""
+        resident = self._parts.find(id)
+        refuse_unless_running(resident.entry)
+        guest = guest_driver(resident.driver)
+        return await guest.processes(resident.handle) if guest else None
 
     def logs(
         self, id: str, *, follow: bool = False, since: str = "", until: str = "", tail: int | None = None

@@ -12,6 +12,7 @@ from insula.drivers.driver import Driver
 from insula.engine.contract import Event
 from insula.engine.events import EventLog
 from insula.engine.execs import Executions
+from insula.engine.guests import Guests
 from insula.engine.ledger import Ledger
 from insula.engine.names import NameTable, find
 from insula.engine.records import Entry, SandboxEntry, Stage
@@ -37,6 +38,7 @@ class Parts:
     networks: Networks
     volumes: Volumes
     drivers: Mapping[str, Driver]
+    guests: Guests
     ledger: Ledger
     events: EventLog
     tasks: Tasks

@@ -14,6 +14,7 @@ import msgspec
 from insula import clock
 from insula.engine.checks import SANDBOX, check_config, check_log, networks_of
 from insula.engine.contract import ResolvedMount
+from insula.engine.guests import guest_driver
 from insula.engine.lifecycle import Verb
 from insula.engine.machines import make_disks, pin_images
 from insula.engine.names import check_name, new_id
@@ -55,6 +56,8 @@ async def prepare(parts: Parts, config: InstanceConfig) -> Resident:
     machine_images = await pin_images(parts, config.machine)
     check_config(config, image.config if image else ImageConfig())
     check_log(config, driver)
+    if guest := guest_driver(driver):
+        guest.check(config)
     await _check_neighbours(parts, config)
     id = new_id()
     name = check_name(config.name) if config.name else parts.names.unused()

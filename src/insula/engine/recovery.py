@@ -31,6 +31,7 @@ from insula.engine.steps import Plan, Step, tear_down
 from insula.engine.supervising import LOST, ended, plan_restart, ran_s, removal, watch
 from insula.errors import InsulaError, NotFound
 from insula.images.contract import Image
+from insula.model.instance import InstanceSpec
 from insula.tasks import in_thread
 
 log = logging.getLogger(__name__)
@@ -236,11 +237,18 @@ async def _orphans(parts: Parts, entries: Sequence[Entry], boxes: Sequence[Sandb
 
 async def _orphan_of_driver(parts: Parts, path: Path) -> None:
     spec = await in_thread(read_word, str(path))
-    driver = parts.drivers.get("vm" if spec is not None and spec.machine is not None else "oci")
+    driver = parts.drivers.get(_driver_of(spec))
     if spec is not None and driver is not None:
         await clear_half_made(driver, str(path))
         await parts.images.unmount(spec.id, remove=True)
     await in_thread(shutil.rmtree, path, ignore_errors=True)
+
+
+def _driver_of(spec: InstanceSpec | None) -> str:
+    """Whose folder it is, by what was about to be made in it."""
+    if spec is None or (spec.machine is None and spec.guest is None):
+        return "oci"
+    return "vm" if spec.machine is not None else "microvm"
 
 
 def _strangers(folder: Path, known: set[str]) -> list[Path]:

@@ -17,7 +17,16 @@ from insula.engine.logattributes import JOURNALD
 from insula.engine.users import Accounts, User, look_up
 from insula.errors import Invalid
 from insula.images.contract import ImageConfig
-from insula.model.instance import InstanceConfig, InstanceSpec, MachineSpec, Mount, MountConfig, Process, Resources
+from insula.model.instance import (
+    Guest,
+    InstanceConfig,
+    InstanceSpec,
+    MachineSpec,
+    Mount,
+    MountConfig,
+    Process,
+    Resources,
+)
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOST_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
@@ -46,11 +55,13 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     size: tuple[int, int] = (0, 0)
     link_env: tuple[str, ...] = ()  # what links tell of others
     machine: MachineSpec | None = None
+    guest: Guest | None = None
 
 
 def resolve(config: InstanceConfig, around: Surroundings) -> InstanceSpec:
     """The spec. Raises Invalid (no command, unknown user)."""
     machine = around.machine
+    named_elsewhere = around.utsns is not None and around.guest is None  # a kernel of its own has its own names
     return InstanceSpec(
         id=around.id,
         name=config.name,
@@ -59,8 +70,8 @@ def resolve(config: InstanceConfig, around: Surroundings) -> InstanceSpec:
         log_journal=config.log_driver == JOURNALD,
         log_tag=around.log_tag,
         rootfs=around.rootfs,
-        hostname="" if around.utsns is not None else around.hostname,
-        domainname="" if around.utsns is not None else config.domainname,
+        hostname="" if named_elsewhere else around.hostname,
+        domainname="" if named_elsewhere else config.domainname,
         process=None if machine else first_process(config, around),
         mounts=() if machine else mounts_of(config, around),
         netns=around.netns,
@@ -78,6 +89,7 @@ def resolve(config: InstanceConfig, around: Surroundings) -> InstanceSpec:
         security=config.security,
         annotations=config.annotations,
         machine=machine,
+        guest=around.guest,
     )
 
 

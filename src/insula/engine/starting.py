@@ -16,6 +16,7 @@ from insula.drivers.driver import Capability, Handle, Phase
 from insula.engine import links
 from insula.engine.contract import ResolvedMount
 from insula.engine.foreign import check_program
+from insula.engine.guests import guest_driver
 from insula.engine.health import check_for
 from insula.engine.healthrules import begun
 from insula.engine.hostfiles import hosts_text, resolv_text
@@ -213,6 +214,7 @@ async def _spec(work: Start, directory: str, mounts: tuple[ResolvedMount, ...]) 
         size=resident.size,
         machine=machine,
         link_env=links.environment(parts, resident, strict=True),
+        guest=await work.parts.guests.find() if guest_driver(resident.driver) else None,
     )
     return resolve(config, around)
 

@@ -420,14 +420,15 @@ class Rtnl(Netlink):
         question = Request(_GETROUTE, _DUMP, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), "ip route show table all")
         return [route for b in self._ask(question) if (route := parse_route(b)).table != 255]
 
-    def addresses(self) -> list[tuple[int, str]]:
-        """(interface index, address with prefix length) of every IPv4 address."""
-        question = Request(_GETADDR, _DUMP, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0), "ip -4 addr")
+    def addresses(self, *, ipv6: bool = False) -> list[tuple[int, str]]:
+        """(interface index, address with prefix length) of every address of one family."""
+        family, read = (socket.AF_INET6, ipaddress.IPv6Address) if ipv6 else (socket.AF_INET, ipaddress.IPv4Address)
+        question = Request(_GETADDR, _DUMP, _ADDRESS.pack(family, 0, 0, 0, 0), "ip addr")
         found = []
         for body in self._ask(question):
             _, prefix, _, _, index = _ADDRESS.unpack_from(body)
             told = attributes(body[_ADDRESS.size :])
-            found.append((index, f"{ipaddress.IPv4Address(told.get(2) or told[1])}/{prefix}"))
+            found.append((index, f"{read(told.get(2) or told[1])}/{prefix}"))
         return found
 
 

@@ -303,6 +303,13 @@ class MachineSpec(Struct, frozen=True, kw_only=True):
     kernel_args: str = ""
 
 
+class Guest(Struct, frozen=True, kw_only=True):
+    """A kernel with its initramfs, as files of this host, that can run a root file system in a machine."""
+
+    kernel: str
+    initrd: str
+
+
 class InstanceSpec(Struct, frozen=True, kw_only=True):
     """What a driver runs. `directory` is the driver's own folder for this instance (bundle, sockets, pid files):
     it exists, survives a restart of Insula and is removed by the engine after `delete`."""
@@ -333,3 +340,4 @@ class InstanceSpec(Struct, frozen=True, kw_only=True):
     security: Security = Security()
     annotations: dict[str, str] = field(default_factory=dict)
     machine: MachineSpec | None = None
+    guest: Guest | None = None  # for a driver that boots a kernel of its own for a root file system

@@ -13,6 +13,7 @@ from insula.api.docker.containers_inspect import inspect_words, summary_words
 from insula.api.docker.door import Door
 from insula.api.docker.events import tell
 from insula.api.docker.filters import parse
+from insula.api.docker.ownps import list_own
 from insula.api.docker.route import Call, Route
 from insula.api.docker.words_out import labels_of
 from insula.api.web import json_response
@@ -111,6 +112,9 @@ async def top(call: Call) -> web.StreamResponse:
     instance = await call.door.engine.get(call.params["id"])
     if instance.state.name not in ("running", "paused"):
         raise Conflict(f"container {instance.id} is not running")
+    own = await call.door.engine.processes(instance.id)
+    if own is not None:
+        return json_response(list_own(arguments, own, clock.now()))
     pids = await call.door.engine.pids(instance.id)
     try:
         done = await spawn.run(["ps", *arguments], deadline_s=10)

@@ -11,7 +11,7 @@ from insula.errors import Invalid
 from insula.host import cgroups, limits
 
 # The names under which Docker's own runtimes are known all mean the operating-system level.
-_ALIASES = {"": "oci", "runc": "oci", "crun": "oci", "io.containerd.runc.v2": "oci", "insula": "oci"}
+_ALIASES = {"": "oci", "runc": "oci", "crun": "oci", "io.containerd.runc.v2": "oci", "insula": "oci", "vm": "microvm"}
 _KEPT_EXECS = 4096
 
 

@@ -14,6 +14,7 @@ from insula.api.docker.containers_logging import has_journal
 from insula.api.docker.door import Door
 from insula.api.docker.route import Call, Route
 from insula.api.docker.versions import Version
+from insula.api.docker.words_out import RUNTIMES
 from insula.api.web import json_response
 from insula.images.reference import DEFAULT_DOMAIN
 from insula.images.registries import LOOPBACK, Registries, mirrors_of, without_password
@@ -124,7 +125,7 @@ def _node(door: Door, drivers: frozenset[str]) -> dict[str, Any]:
         "IndexServerAddress": "https://index.docker.io/v1/",
         "GenericResources": None,
         "ExperimentalBuild": False,
-        "Runtimes": {"runc": {"path": "runc"}, **{each: {"path": each} for each in sorted(drivers - {"oci"})}},
+        "Runtimes": {name: {"path": name} for name in sorted({RUNTIMES.get(each, each) for each in drivers | {"oci"}})},
         "DefaultRuntime": "runc",
         "Swarm": {
             "NodeID": "",

@@ -191,6 +191,9 @@ _KNOWN = frozenset(_DEFAULTS) | {"Annotations", "Init", "Mounts", "StorageOpt", 
 _MAY_BE_EMPTY = frozenset({"MaskedPaths", "ReadonlyPaths"})
 
 
+RUNTIMES = {"oci": "runc", "microvm": "vm"}  # a driver's name as a runtime, where that is another
+
+
 def host_words(instance: Instance, *, cgroupns: str) -> dict[str, Any]:
     """`HostConfig`: what was sent over the defaults, and over both what `update` may have changed since."""
     config = instance.config
@@ -203,7 +206,7 @@ def host_words(instance: Instance, *, cgroupns: str) -> dict[str, Any]:
     }
     words = _DEFAULTS | {"CgroupnsMode": cgroupns} | chosen
     words["NetworkMode"] = mode_words(config, sent)
-    words["Runtime"] = "runc" if config.driver == "oci" else config.driver
+    words["Runtime"] = RUNTIMES.get(config.driver, config.driver)
     words["RestartPolicy"] = {"Name": config.restart.name, "MaximumRetryCount": config.restart.max_retries}
     words["LogConfig"] = {"Type": config.log_driver, "Config": config.log_options}
     words["AutoRemove"] = config.auto_remove

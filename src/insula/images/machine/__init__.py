@@ -2,7 +2,8 @@
 
 It has a DHCP client, a login on serial line and screen, a web page on port 80, the ACPI power button, and a small reader
 of cloud-init's NoCloud seed. One image holds it in two forms: kernel and initramfs under /boot for direct kernel boot, and
-a disk under /disk for a containerDisk. Built once with no network but apt's, and kept in a cache folder.
+a disk under /disk for a containerDisk. Built once with no network but apt's, and kept in a cache folder; beside it, the
+initramfs with which the same kernel runs container images (`docker run --runtime vm`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from msgspec import Struct
 from insula import tasks
 from insula.images import demo
 from insula.images.build import FileEntry
-from insula.images.machine import fetch
+from insula.images.machine import fetch, forimages
 from insula.images.machine.disk import write_disk
 from insula.images.machine.initramfs import build_initramfs
 from insula.images.machine.kernel import read_kernel, require_amd64
@@ -46,6 +47,7 @@ class MachineFiles(Struct, frozen=True, kw_only=True):
     kernel: Path
     initrd: Path
     disk: Path
+    image_initrd: Path  # for machines that run a container image, on the same kernel
 
 
 def image_files(built: MachineFiles) -> list[FileEntry]:
@@ -63,7 +65,12 @@ async def build(cache: Path, *, refresh: bool = False) -> MachineFiles:
     require_amd64()
     busybox = Path(demo.find_busybox())
     folder = cache / f"linux-{await tasks.in_thread(_recipe, busybox)}"
-    built = MachineFiles(kernel=folder / "vmlinuz", initrd=folder / "initrd", disk=folder / "disk.img")
+    built = MachineFiles(
+        kernel=folder / "vmlinuz",
+        initrd=folder / "initrd",
+        disk=folder / "disk.img",
+        image_initrd=folder / "image-initrd",
+    )
     if refresh or not folder.exists():
         fresh = cache / f"linux.{secrets.token_hex(4)}.new"
         await tasks.in_thread(_start_afresh, fresh)
@@ -77,7 +84,9 @@ async def build(cache: Path, *, refresh: bool = False) -> MachineFiles:
 
 async def _build(folder: Path, busybox: Path) -> None:
     tree = folder / "tree"
-    await fetch.download_and_unpack([*await fetch.kernel_packages(), *fetch.BOOT_PACKAGES], tree)
+    packages = [*await fetch.kernel_packages(), *fetch.BOOT_PACKAGES, *forimages.COMPILER_PACKAGES]
+    await fetch.download_and_unpack(packages, tree)
+    await forimages.compile_agent(tree, folder / "agent")
     applets = await tasks.in_thread(demo.applets, str(busybox))
     await tasks.in_thread(_assemble, folder, tree, busybox, applets)
 
@@ -87,6 +96,8 @@ def _assemble(folder: Path, tree: Path, busybox: Path, applets: list[str]) -> No
     shutil.copyfile(kernel.image, folder / "vmlinuz")
     initrd = build_initramfs(kernel.version, kernel.modules, busybox.read_bytes(), applets)
     (folder / "initrd").write_bytes(initrd)
+    agent = (folder / "agent").read_bytes()
+    (folder / "image-initrd").write_bytes(forimages.build_image_initramfs(agent, kernel.modules))
     write_disk(
         folder / "disk.img",
         kernel=folder / "vmlinuz",
@@ -102,7 +113,7 @@ def _recipe(busybox: Path) -> str:
     """A short name for what goes in besides the packages: our own files and the busybox."""
     digest = hashlib.sha256(busybox.read_bytes())
     here = files("insula.images.machine")
-    for part in (here, here / "guest"):
+    for part in (here, here / "guest", here / "agent"):
         for file in sorted(part.iterdir(), key=lambda each: each.name):
             if file.is_file():
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())

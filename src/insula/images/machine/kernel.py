@@ -10,7 +10,7 @@ from __future__ import annotations
 import lzma
 import platform
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import zstandard
@@ -82,24 +82,44 @@ def read_kernel(root: Path) -> Kernel:
     version = images[-1].name.removeprefix("vmlinuz-")
     trees = [root / "lib/modules" / version, root / "usr/lib/modules" / version]
     files = {_name(path): path for tree in trees for path in tree.rglob("*.ko*")}
-    return Kernel(version=version, image=images[-1], modules=tuple(_closure(MODULES, files)))
+    return Kernel(version=version, image=images[-1], modules=tuple(closure(MODULES, _Lazy(files))))
 
 
-def _closure(wanted: Iterable[str], files: dict[str, Path]) -> Iterator[Module]:
+def closure(wanted: Iterable[str], known: Mapping[str, Module]) -> list[Module]:
     """The wanted modules with all they need, each after its needs. One that is absent is built into the kernel, or not there."""
-    seen: set[str] = set()
+    found: dict[str, Module] = {}
 
-    def visit(name: str) -> Iterator[Module]:
-        if name in seen or name not in files:
-            return
-        seen.add(name)
-        module = _read(name, files[name])
-        for need in module.depends:
-            yield from visit(need)
-        yield module
+    def visit(name: str) -> None:
+        if name not in found and name in known:
+            for need in known[name].depends:
+                visit(need)
+            found[name] = known[name]
 
     for name in wanted:
-        yield from visit(name)
+        visit(name)
+    return list(found.values())
+
+
+class _Lazy(Mapping[str, Module]):
+    """The modules of a tree, each read when it is asked for."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self._files = files
+        self._read: dict[str, Module] = {}
+
+    def __getitem__(self, name: str) -> Module:
+        if name not in self._read:
+            self._read[name] = _read(name, self._files[name])
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
 
 
 def _name(path: Path) -> str:
