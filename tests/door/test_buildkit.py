@@ -193,6 +193,31 @@ def test_outputs(daemon: Daemon, folder: Folder, tmp_path: Path) -> None:
     assert daemon.text("image", "inspect", "-f", "{{.Os}}", f"{name}:oci") == "linux"
 
 
+def test_several_platforms_in_one_archive(daemon: Daemon, folder: Folder, tmp_path: Path) -> None:
+    folder.write("Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY <<X /arch\n$TARGETARCH\nX\n")
+    name, archive, meta = daemon.name(), tmp_path / "two.tar", tmp_path / "meta.json"
+    platforms = ("--platform", "linux/amd64,linux/arm64")
+    folder.build(*platforms, "-t", name, "-o", f"type=oci,dest={archive}", "--metadata-file", str(meta))
+    with tarfile.open(archive) as packed:
+
+        def document(path: str) -> Any:
+            file = packed.extractfile(path)
+            assert file is not None
+            return json.load(file)
+
+        (row,) = document("index.json")["manifests"]
+        assert row["annotations"]["org.opencontainers.image.ref.name"] == "latest"
+        assert row["digest"] == json.loads(meta.read_text())["containerimage.digest"]
+        inner = document("blobs/" + row["digest"].replace(":", "/"))
+    assert [each["platform"] for each in inner["manifests"]] == [
+        {"os": "linux", "architecture": "amd64"},
+        {"os": "linux", "architecture": "arm64"},
+    ]
+    assert name in daemon.text("load", "-i", str(archive))
+    folder.build(*platforms, "-o", str(tmp_path / "files"))
+    assert (tmp_path / "files" / "linux_arm64" / "arch").read_text() == "arm64\n"
+
+
 def test_contexts_and_dockerfiles_on_standard_input(daemon: Daemon, folder: Folder) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:

@@ -66,6 +66,21 @@ def write(out: Any, images: Sequence[Saved], blobs: Blobs) -> None:
         _Writer(tar, blobs, undo).all(images)
 
 
+def write_index(out: Any, images: Sequence[tuple[str, Entry]], names: Sequence[str], blobs: Blobs) -> str:
+    """Write images by platform (`linux/arm64/v8`) as an OCI layout with one index of all of them, under names. Blocks. Returns
+    the index's digest. Raises NotFound when a blob has gone."""
+    with ExitStack() as undo, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        tar.copybufsize = CHUNK  # type: ignore[attr-defined]
+        return _Writer(tar, blobs, undo).index(images, names)
+
+
+def write_one(out: Any, image: Saved, blobs: Blobs) -> str:
+    """`write` of one image. Returns the digest of its manifest."""
+    with ExitStack() as undo, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        tar.copybufsize = CHUNK  # type: ignore[attr-defined]
+        return _Writer(tar, blobs, undo).all([image])[0]
+
+
 class _Writer:
     def __init__(self, tar: tarfile.TarFile, blobs: Blobs, undo: ExitStack) -> None:
         self._tar = tar
@@ -73,10 +88,33 @@ class _Writer:
         self._undo = undo
         self._written: set[str] = set()
 
-    def all(self, images: Sequence[Saved]) -> None:
+    def _begin(self) -> None:
         self._document("oci-layout", {"imageLayoutVersion": "1.0.0"})
         for folder in ("blobs", "blobs/sha256"):
             self._folder(folder)
+
+    def index(self, images: Sequence[tuple[str, Entry]], names: Sequence[str]) -> str:
+        self._begin()
+        rows = []
+        for platform, entry in images:
+            layers = [self._layer(layer) for layer in entry.layers]
+            config = self._blobs.read(entry.id)
+            self._bytes(_path(entry.id), config)
+            (row,) = self._manifest(Saved(entry=entry, names=()), config, layers)
+            words = zip(("os", "architecture", "variant"), platform.split("/"), strict=False)
+            rows.append(row | {"platform": dict(words)})
+        top = {"schemaVersion": 2, "mediaType": manifests.OCI_INDEX, "manifests": rows}
+        document = manifests.encode(top)
+        digest = digest_of(document)
+        self._bytes(_path(digest), document)
+        row = {"mediaType": manifests.OCI_INDEX, "digest": digest, "size": len(document)}
+        self._document("index.json", top | {"manifests": _named(row, names)})
+        return digest
+
+    def all(self, images: Sequence[Saved]) -> list[str]:
+        """The digests of the manifests."""
+        self._begin()
+        digests = []
         listing: list[dict[str, Any]] = []
         index: list[dict[str, Any]] = []
         repositories: dict[str, dict[str, str]] = {}
@@ -84,7 +122,9 @@ class _Writer:
             layers = [self._layer(layer) for layer in image.entry.layers]
             config = self._blobs.read(image.entry.id)
             self._bytes(_path(image.entry.id), config)
-            index += self._manifest(image, config, layers)
+            rows = self._manifest(image, config, layers)
+            digests.append(str(rows[0]["digest"]))
+            index += rows
             listing.append(
                 {
                     "Config": _path(image.entry.id),
@@ -99,6 +139,7 @@ class _Writer:
         self._document("index.json", {"schemaVersion": 2, "mediaType": manifests.OCI_INDEX, "manifests": index})
         self._document("manifest.json", listing)
         self._document("repositories", repositories)
+        return digests
 
     def _manifest(self, image: Saved, config: bytes, layers: Sequence[LayerBlob]) -> list[dict[str, Any]]:
         """Write the OCI manifest; the rows of index.json that point to it, one for each name."""
@@ -106,13 +147,7 @@ class _Writer:
         digest = digest_of(document)
         self._bytes(_path(digest), document)
         row = {"mediaType": manifests.OCI_MANIFEST, "digest": digest, "size": len(document)}
-        named = []
-        for name in image.names:
-            parsed = reference.parse(name)
-            full = f"{parsed.full_name}:{parsed.tag}"
-            notes = {"io.containerd.image.name": full, "org.opencontainers.image.ref.name": parsed.tag}
-            named.append(row | {"annotations": notes})
-        return named or [row]
+        return _named(row, image.names)
 
     def _layer(self, layer: LayerBlob) -> LayerBlob:
         if layer.media_type.endswith("zstd"):
@@ -164,6 +199,17 @@ class _Writer:
         header = _header(name)
         header.type, header.mode = tarfile.DIRTYPE, 0o755
         self._tar.addfile(header)
+
+
+def _named(row: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of index.json that point to a manifest or index, one for each name."""
+    named = []
+    for name in names:
+        parsed = reference.parse(name)
+        full = f"{parsed.full_name}:{parsed.tag}"
+        notes = {"io.containerd.image.name": full, "org.opencontainers.image.ref.name": parsed.tag}
+        named.append(row | {"annotations": notes})
+    return named or [row]
 
 
 def oci_manifest(

@@ -190,8 +190,11 @@ class ImageStore(Protocol):
         """Write an archive that Docker loads and that is an OCI layout too."""
         ...
 
-    def save_as(self, image: str, names: Sequence[str]) -> AsyncIterator[bytes]:
-        """Such an archive of one image, under names that it need not have here."""
+    def save_as(
+        self, images: Sequence[tuple[str, str]], names: Sequence[str], told: Callable[[str], None]
+    ) -> AsyncIterator[bytes]:
+        """Such an archive of one image, or of several with one index over them, each as (platform, id), under names that they
+        need not have here. `told` gets the digest of the manifest or index at the end, in any thread."""
         ...
 
     async def import_rootfs(

@@ -382,13 +382,24 @@ class NodeImages:
             async for chunk in self._written(archive_out.select(self._content.catalog, references)):
                 yield chunk
 
-    async def save_as(self, image: str, names: Sequence[str]) -> AsyncIterator[bytes]:
-        """Such an archive of one image, under names that it need not have here. Raises NotFound before the first byte."""
+    async def save_as(
+        self, images: Sequence[tuple[str, str]], names: Sequence[str], told: Callable[[str], None]
+    ) -> AsyncIterator[bytes]:
+        """See the contract. Raises NotFound before the first byte."""
         async with self._content.hold():
-            entry = self._content.catalog.images[resolve.find(self._content.catalog, image)]
+            catalog, blobs = self._content.catalog, self._content.blobs
+            entries = [(platform, catalog.images[resolve.find(catalog, image)]) for platform, image in images]
             tagged = tuple(parse_name(name).tagged for name in names)
-            async for chunk in self._written([archive_out.Saved(entry=entry, names=tagged)]):
-                yield chunk
+
+            def work(out: Any) -> None:
+                if len(entries) > 1:
+                    told(archive_out.write_index(out, entries, tagged, blobs))
+                else:
+                    told(archive_out.write_one(out, archive_out.Saved(entry=entries[0][1], names=tagged), blobs))
+
+            async with aclosing(produce(work, "save")) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     async def _written(self, images: Sequence[archive_out.Saved]) -> AsyncIterator[bytes]:
         async with aclosing(produce(lambda out: archive_out.write(out, images, self._content.blobs), "save")) as chunks:

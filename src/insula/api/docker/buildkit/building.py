@@ -38,7 +38,7 @@ from insula.tasks import in_thread
 
 _TEXT_LIMIT = 4 * 1024 * 1024  # of a Dockerfile or .dockerignore
 _STORED = frozenset({"moby", "image", "docker", "oci"})
-_SINGLE = _STORED | {"tar"}
+_SINGLE = frozenset({"moby", "image", "docker", "tar"})
 
 
 class Solved(Struct, frozen=True, kw_only=True):

@@ -107,16 +107,17 @@ class Exporting:
         return {"containerimage.digest": digest}
 
     async def archive(self, solved: Solved, number: int, exporter: Exporter) -> Answer:
-        """`type=docker` and `type=oci`: one tar at the client that is both."""
-        built = self._single(solved, f"type={exporter.type}")
-        names = names_of(exporter.attrs)
+        """`type=docker` and `type=oci`: one tar at the client that is both; of several platforms an OCI layout."""
+        names, digests = names_of(exporter.attrs), list[str]()
+        images = [(built.platform, built.image) for built in solved.built]
         what = "docker image format" if exporter.type == "docker" else "oci image format"
-        answer = {"containerimage.digest": built.image, "containerimage.config.digest": built.image}
-        if names:
-            answer["image.name"] = ",".join(names)
+        answer = {"image.name": ",".join(names)} if names else {}
+        if len(images) == 1:
+            answer["containerimage.config.digest"] = images[0][1]
         with self._build.told.step(f"exporting to {what}") as step:
-            await self._send(self._engine.images.save_as(built.image, names), number, step, "sending tarball", answer)
-        return answer
+            chunks = self._engine.images.save_as(images, names, digests.append)
+            await self._send(chunks, number, step, "sending tarball", answer)
+        return answer | {"containerimage.digest": digests[0]}
 
     async def _send(
         self, chunks: AsyncIterator[bytes], number: int, step: str, what: str, words: Mapping[str, str]
