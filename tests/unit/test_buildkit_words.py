@@ -9,7 +9,7 @@ import pytest
 
 from insula.api.docker.buildkit import definitions, faults
 from insula.api.docker.buildkit.exporting import check, names_of, truth
-from insula.api.docker.buildkit.frontend import Named, check_exports, read
+from insula.api.docker.buildkit.frontend import Named, check_exports, check_syntax, read
 from insula.api.docker.buildkit.messages import (
     CacheEntry,
     Definition,
@@ -127,6 +127,15 @@ def test_known_frontends_behind_a_syntax_line() -> None:
     check_exports([CacheEntry("inline")])
     with pytest.raises(Unsupported):
         check_exports([CacheEntry("registry", {"ref": "x"})])
+
+
+def test_syntax_lines() -> None:
+    for text in ("FROM x\n# syntax=other\n", "# syntax = docker/dockerfile:1\nFROM x\n", "# escape=`\nFROM x\n"):
+        check_syntax(text, {})
+    check_syntax("# syntax=other\n", {"build-arg:BUILDKIT_SYNTAX": "docker/dockerfile:1"})
+    for text in ("# syntax=example.com/own/frontend\nFROM x\n", "\ufeff# escape=`\n#Syntax=other\nFROM x\n"):
+        with pytest.raises(Unsupported):
+            check_syntax(text, {})
 
 
 def test_exporters() -> None:

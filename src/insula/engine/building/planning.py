@@ -6,7 +6,7 @@ Scopes of ARG and the platform variables are those of the Dockerfile reference (
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -16,6 +16,7 @@ from insula.errors import Invalid
 from insula.images.dockerfile.instructions import Arg, Copy, Dockerfile, Run, Stage, Step
 from insula.images.dockerfile.words import expand
 from insula.images.manifests import Platform, parse_platform
+from insula.images.reference import parse
 
 # Build arguments that every RUN gets without an ARG, and that are no part of what a step is known by.
 PROXIES = frozenset(
@@ -41,11 +42,25 @@ class Plan(Struct, frozen=True, kw_only=True):
     needs: Mapping[int, frozenset[int]]
     numbers: Mapping[tuple[int, int], int]
     total: int
+    images: frozenset[int] = frozenset()  # stages that begin with an image, not with another stage or nothing
     several_platforms: bool = False
+
+    def base_words(self, stage: Stage, named: Collection[str]) -> str:
+        """What a stage begins with, an image by its whole name."""
+        base = self.bases[stage.index]
+        if stage.index not in self.images or base in named:
+            return base
+        try:
+            found = parse(base)
+        except Invalid:
+            return base  # said when its turn comes
+        tag = found.tag or ("" if found.digest else "latest")
+        return found.full_name + (f":{tag}" if tag else "") + (f"@{found.digest}" if found.digest else "")
 
     def step_name(self, stage: Stage, position: int, text: str) -> str:
         """`[build 2/3] RUN make`, as BuildKit calls it; `position` 0 is the FROM."""
-        layered = [0, *(number for number, step in enumerate(stage.steps, 1) if step.line.word in _LAYERED)]
+        layered = [0] if stage.index in self.images else []
+        layered += [number for number, step in enumerate(stage.steps, 1) if step.line.word in _LAYERED]
         words = [str(self.platform)] if self.several_platforms else []
         if len(self.stages) > 1 or stage.origin.name:
             words.append(stage.origin.name or f"stage-{stage.index}")
@@ -96,6 +111,11 @@ def plan(
         needs=needs,
         numbers=numbers,
         total=len(numbers),
+        images=frozenset(
+            stage.index
+            for stage in stages
+            if bases[stage.index] != "scratch" and stage_named(dockerfile, bases[stage.index], stage, request) is None
+        ),
         several_platforms=several,
     )
 

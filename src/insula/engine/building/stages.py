@@ -106,7 +106,8 @@ class Stages:
         for position, step in enumerate(self._plan.dockerfile.globals):
             self._global(position, step.line)
         for stage in self._plan.stages:
-            self._vertex(stage, 0, stage.line, f"FROM {self._plan.bases[stage.index]}")
+            base = self._plan.base_words(stage, self._request.named_contexts)
+            self._vertex(stage, 0, stage.line, f"FROM {base}")
             for position, step in enumerate(stage.steps, 1):
                 self._vertex(stage, position, step.line, step.line.text)
 
@@ -133,7 +134,7 @@ class Stages:
                 digest=self._digest(stage.index, position),
                 name=self._plan.step_name(stage, position, one_line(text)),
                 inputs=tuple(before),
-                metadata=line.word in _METADATA,
+                metadata=line.word in _METADATA or (position == 0 and stage.index not in self._plan.images),
                 number=self._plan.numbers[stage.index, position],
                 total=self._plan.total,
                 text=line.text,

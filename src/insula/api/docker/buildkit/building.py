@@ -77,7 +77,7 @@ class Build:
         asked = self.read(wanted)
         self._check_platforms(asked.request.platforms)
         async with AsyncExitStack() as held:
-            made = await self.prepare(asked, wanted.inputs, contexts, held)
+            made = await self.prepare(asked, wanted, contexts, held)
             result = await builder.build(made, self.told)
         solved = Solved(id=secrets.token_hex(16), built=result.built, keyed=asked.platforms_in_names, result=result)
         self.solved[solved.id] = solved
@@ -127,13 +127,12 @@ class Build:
                 f"type={single[0]} takes one platform, not {len(platforms)}: build one by one", field="platform"
             )
 
-    async def prepare(
-        self, asked: Asked, inputs: Mapping[str, str], contexts: Contexts, held: AsyncExitStack
-    ) -> BuildRequest:
-        """The whole request; `inputs` are images by the names of inputs. Raises Invalid, Unsupported, RpcFault."""
+    async def prepare(self, asked: Asked, wanted: Wanted, contexts: Contexts, held: AsyncExitStack) -> BuildRequest:
+        """The whole request. Raises Invalid, Unsupported, RpcFault."""
         session = await self.session()
-        fetch = _Fetch(session, self.told, contexts, held, inputs)
+        fetch = _Fetch(session, self.told, contexts, held, wanted.inputs)
         text, ignore = await fetch.entry(asked)
+        frontend.check_syntax(text or "", wanted.options)
         if text is not None:
             self.told.dockerfile = SourceInfo(asked.filename, text.encode(), "Dockerfile")
         return msgspec.structs.replace(

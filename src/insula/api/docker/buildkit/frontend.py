@@ -76,6 +76,30 @@ def read(
     )
 
 
+_DIRECTIVE = re.compile(r"^#\s*([a-zA-Z]+)\s*=\s*(\S.*?)\s*$")
+
+
+def check_syntax(dockerfile: str, options: Mapping[str, str]) -> None:
+    """A `# syntax=` line, or BUILDKIT_SYNTAX, that asks for another frontend than Docker's own. Raises Unsupported."""
+    source = options.get("build-arg:BUILDKIT_SYNTAX") or _syntax_in(dockerfile)
+    if source and not _SYNTAX.match(source):
+        raise Unsupported(
+            f"the syntax {source!r} is not run here: only docker/dockerfile is read, by the builder itself",
+            field="syntax",
+        )
+
+
+def _syntax_in(dockerfile: str) -> str:
+    """Directives are the comments before anything else."""
+    for line in dockerfile.removeprefix("\ufeff").splitlines():
+        match = _DIRECTIVE.match(line)
+        if match is None:
+            return ""
+        if match[1].lower() == "syntax":
+            return match[2]
+    return ""
+
+
 def _check_frontend(frontend: str, options: Mapping[str, str]) -> None:
     if frontend == "dockerfile.v0":
         return

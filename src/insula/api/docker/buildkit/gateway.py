@@ -165,7 +165,7 @@ class Gateway:
     async def _subrequest(self, build: Build, wanted: Wanted) -> Mapping[str, bytes]:
         asked = build.read(wanted)
         async with AsyncExitStack() as held:
-            made = await build.prepare(asked, wanted.inputs, self._service.contexts, held)
+            made = await build.prepare(asked, wanted, self._service.contexts, held)
             return await answer_to(asked.subrequest, self._service.builder, made)
 
     async def back(self, build: Build, request: ReturnRequest) -> Empty:
