@@ -13,7 +13,7 @@ import logging
 import select
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -21,9 +21,13 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import LooseHeaders
 
-from insula.errors import Invalid, TooLarge
+from insula.errors import DeadlineExceeded, Invalid, TooLarge
 
 BODY_LIMIT_BYTES = 10 * 1024 * 1024
+HEAD_S = 30.0  # from the connection to the end of the first request's head
+BODY_S = 60.0  # for a body that is kept as a whole
+SILENCE_S = 600.0  # in the middle of an upload
+MOST_SILENT = 2048  # connections without a request
 PAUSE_AT_BYTES = 1024 * 1024
 JSON = "application/json"
 
@@ -36,20 +40,69 @@ def json_response(value: Any, status: int = 200, headers: LooseHeaders | None = 
 
 
 async def read_body(request: web.BaseRequest, limit: int = BODY_LIMIT_BYTES) -> bytes:
-    """The whole body. Raises TooLarge before more than `limit` bytes were kept."""
+    """The whole body. Raises TooLarge before more than `limit` bytes were kept, DeadlineExceeded after `BODY_S` seconds."""
     if (request.content_length or 0) > limit:
         raise TooLarge(f"the request body of {request.content_length} bytes is over the limit of {limit} bytes")
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(f"the request body is over the limit of {limit} bytes")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLarge(f"the request body is over the limit of {limit} bytes")
+    except TimeoutError:
+        raise DeadlineExceeded(f"the request body did not come to its end within {BODY_S:g} s") from None
     return bytes(body)
 
 
-def body_chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    """An upload as it arrives; its size is bounded by whoever consumes it."""
-    return request.content.iter_any()
+async def body_chunks(request: web.BaseRequest) -> AsyncGenerator[bytes, None]:
+    """An upload as it arrives; its size is bounded by whoever consumes it. Raises DeadlineExceeded when nothing comes for
+    `SILENCE_S` seconds."""
+    content = request.content
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                chunk = await content.readany()
+        except TimeoutError:
+            raise DeadlineExceeded(f"the upload stopped: nothing came for {SILENCE_S:g} s") from None
+        if not chunk:
+            return
+        yield chunk
+
+
+class Arrivals:
+    """Connections from which no request has come yet. They have `HEAD_S` seconds for its head, for the HTTP server itself knows
+    a limit only between requests; and of very many the oldest is closed for a new one. `server` makes the protocols."""
+
+    def __init__(self) -> None:
+        self.server: Callable[[], asyncio.Protocol] | None = None
+        self._waiting: dict[object, asyncio.TimerHandle] = {}
+
+    def accept(self) -> asyncio.Protocol:
+        """The protocol of a new connection: the factory to listen with."""
+        if len(self._waiting) >= MOST_SILENT:
+            self._late(next(iter(self._waiting)))
+        assert self.server is not None
+        protocol = self.server()
+        self._waiting[protocol] = asyncio.get_running_loop().call_later(HEAD_S, self._late, protocol)
+        return protocol
+
+    def arrived(self, protocol: object) -> None:
+        """A request has come: the connection is one of the ordinary ones."""
+        if timer := self._waiting.pop(protocol, None):
+            timer.cancel()
+
+    def _late(self, protocol: object) -> None:
+        self.arrived(protocol)
+        transport = getattr(protocol, "transport", None)
+        if transport is not None:
+            transport.abort()
+
+    def close(self) -> None:
+        """Nobody is waited for any longer."""
+        for timer in self._waiting.values():
+            timer.cancel()
+        self._waiting.clear()
 
 
 def decode_json(body: bytes) -> Any:

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -48,6 +49,7 @@ def foreground(paths: Paths, ready_fd: int = -1, changed: Mapping[str, Any] | No
             logging.getLogger("aiohttp.server").addFilter(_worth_a_word)
             paths.data.mkdir(mode=0o711, parents=True, exist_ok=True)
             _few_arenas()
+            _many_descriptors()
             _run(paths, settings, file, ready_fd)
             daemon.write(file, None)
     except BaseException as fault:
@@ -76,6 +78,13 @@ def _worth_a_word(record: logging.LogRecord) -> bool:
     who reaches the port could fill the disk with it."""
     kind = (record.exc_info or (None,))[0]
     return kind is None or not (issubclass(kind, ConnectionError) or kind.__module__ == "aiohttp.http_exceptions")
+
+
+def _many_descriptors() -> None:
+    """As many open files as this process may have: shells give 1,024, and every stream and container needs some."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _few_arenas() -> None:

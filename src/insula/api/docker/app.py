@@ -39,7 +39,7 @@ from insula.api.docker.buildkit import routes as buildkit
 from insula.api.docker.door import Door, NodeInfo
 from insula.api.docker.route import Call, Table
 from insula.api.docker.versions import NEWEST, dotted, split
-from insula.api.web import TakenOver, server_logger
+from insula.api.web import Arrivals, TakenOver, server_logger
 from insula.engine.contract import Engine
 from insula.errors import Unavailable
 from insula.tasks import in_thread
@@ -63,6 +63,7 @@ NOUNS = (
     refused,
     containers_links,
 )
+ARRIVALS: web.AppKey[Arrivals] = web.AppKey("arrivals", Arrivals)
 _SOCKET_MODE = 0o660
 _SHUTDOWN_S = 2.0
 
@@ -73,11 +74,13 @@ class Dispatcher:
     def __init__(self, door: Door) -> None:
         self._door = door
         self._table = Table(route for noun in NOUNS for route in noun.ROUTES)
+        self.arrivals = Arrivals()
         self._streams: set[asyncio.Task[object]] = set()
         self._others: set[asyncio.Task[web.StreamResponse]] = set()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Never raises but for cancellation, and never shows a stack trace."""
+        self.arrivals.arrived(request.protocol)
         try:
             return await self._answer(request)
         except (Exception, BaseExceptionGroup) as fault:
@@ -114,6 +117,7 @@ class Dispatcher:
 
     async def close(self, _: web.Application) -> None:
         """End the streams, let the rest finish."""
+        self.arrivals.close()
         for task in self._streams:
             task.cancel()
         waiting = {*self._streams, *self._others}
@@ -139,6 +143,7 @@ def make_app(engine: Engine, *, info: NodeInfo) -> web.Application:
 
     dispatcher = Dispatcher(Door(engine, info))
     app = web.Application(client_max_size=0)
+    app[ARRIVALS] = dispatcher.arrivals
     app.router.add_route("*", r"/{path:[\s\S]*}", dispatcher.handle)
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(dispatcher.close)
@@ -211,6 +216,9 @@ async def serve_unix(app: web.Application, path: Path | str, group: str = "insul
         )
         undo.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.SockSite(runner, listener, backlog=1024).start()
+        arrivals = app[ARRIVALS]
+        arrivals.server = runner.server
+        serving = await asyncio.get_running_loop().create_unix_server(arrivals.accept, sock=listener, backlog=1024)
+        undo.callback(serving.close)
         return Served(Path(path), undo.pop_all())
     raise AssertionError("unreachable")

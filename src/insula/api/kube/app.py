@@ -33,6 +33,7 @@ from insula.api.kube.request import Asked, read
 from insula.api.kube.resources import HANDLERS
 from insula.api.kube.reviews import Reviews
 from insula.api.kube.streams import STREAMS, stream
+from insula.api.web import Arrivals
 from insula.errors import DeadlineExceeded, HostFault, InsulaError, NotFound, TooManyRequests, Unsupported
 from insula.kinds import validation
 from insula.kinds.registry import Registry
@@ -44,7 +45,9 @@ from insula.verbs.verbs import Verbs
 log = logging.getLogger(__name__)
 DOOR: web.AppKey[Door] = web.AppKey("kube-door", Door)
 MAX_IN_FLIGHT = 400  # reads and writes at once, as kube-apiserver's limit for reads; watches and streams not counted
+ARRIVALS: web.AppKey[Arrivals] = web.AppKey("arrivals", Arrivals)
 TLS_SHUTDOWN_S = 1.0
+TLS_HANDSHAKE_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 _TOO_SLOW = "Timeout: request did not complete within the allotted timeout"
 _HEAD_LIMIT = 64 * 1024  # of the request line (exec carries its command there) and of each header
@@ -79,8 +82,8 @@ def make_app(
     Reviews(authority, judge).register(verbs)
     verbs.admission = (*verbs.admission, RequestorIdentity(), EscalationCheck(judge))
     app = web.Application()
-    app[DOOR] = door
-    app.router.add_route("*", r"/{tail:[\s\S]*}", _Entrance(door, extensions or {}).handle)
+    app[DOOR], app[ARRIVALS] = door, Arrivals()
+    app.router.add_route("*", r"/{tail:[\s\S]*}", _Entrance(door, extensions or {}, app[ARRIVALS]).handle)
 
     customs = Customs(verbs)
 
@@ -109,8 +112,9 @@ async def _warm(registry: Registry) -> None:
 class _Entrance:
     """The one handler of the application."""
 
-    def __init__(self, door: Door, extensions: Mapping[str, Extension]) -> None:
+    def __init__(self, door: Door, extensions: Mapping[str, Extension], arrivals: Arrivals) -> None:
         self._door = door
+        self._arrivals = arrivals
         self._discovery = Discovery(door.registry)
         self._openapi = OpenApi(door.registry, documents.version_info(door.version)["gitVersion"])
         self._extensions = tuple((f"{prefix.rstrip('/')}/", handler) for prefix, handler in extensions.items())
@@ -118,6 +122,7 @@ class _Entrance:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
+        self._arrivals.arrived(request.protocol)
         asked = read(request.method, request.rel_url.raw_path, request.query)
         try:
             user = await self._admitted(request, asked)
@@ -227,6 +232,8 @@ class Served:
         """Stop listening, end watches and streams, let writes finish. No connection outlives this."""
         for server in self._servers:
             server.close()
+        if self._runner.app is not None:
+            self._runner.app[ARRIVALS].close()
         entrance = self._runner.server
         transports = [] if entrance is None else [each.transport for each in entrance.connections]
         await self._runner.cleanup()
@@ -264,14 +271,18 @@ async def serve_tls(
     runner = web.AppRunner(app, **{**options, **runner_options})
     await runner.setup()
     assert runner.server is not None
-    tls: dict[str, Any] = {} if context is None else {"ssl": context, "ssl_shutdown_timeout": TLS_SHUTDOWN_S}
+    arrivals = app[ARRIVALS]
+    arrivals.server = runner.server
+    tls: dict[str, Any] = {}
+    if context is not None:
+        tls = {"ssl": context, "ssl_shutdown_timeout": TLS_SHUTDOWN_S, "ssl_handshake_timeout": TLS_HANDSHAKE_S}
     loop, servers = asyncio.get_running_loop(), []
     try:
-        servers.append(await loop.create_server(runner.server, host, port, backlog=1024, reuse_address=True, **tls))
+        servers.append(await loop.create_server(arrivals.accept, host, port, backlog=1024, reuse_address=True, **tls))
         port = servers[0].sockets[0].getsockname()[1]
         for address in also:
             listener = _bound(address, port)
-            servers.append(await loop.create_server(runner.server, sock=listener, backlog=1024, **tls))
+            servers.append(await loop.create_server(arrivals.accept, sock=listener, backlog=1024, **tls))
     except BaseException:
         for server in servers:
             server.close()
