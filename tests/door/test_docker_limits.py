@@ -125,3 +125,32 @@ def test_what_the_kernel_lacks_is_said(daemon: Daemon) -> None:
     assert "kernel memory limit is deprecated" in first
     assert second == "Published ports are discarded when using host network mode"
     daemon.docker("rm", answer.json["Id"])
+
+
+def test_a_readonly_root_has_readonly_host_files(daemon: Daemon) -> None:
+    run = ("run", "--rm", "--network", "none", "--read-only", IMAGE)
+    assert daemon.text(*run, "sh", "-c", "echo x >> /etc/hosts && echo written; true") == ""
+    options = daemon.text(*run, "sh", "-c", "grep ' /etc/hosts ' /proc/mounts").split()[3]
+    assert options.split(",")[0] == "ro"
+
+
+def test_ipc_none_has_no_shared_memory(daemon: Daemon) -> None:
+    run = ("run", "--rm", "--network", "none", "--ipc", "none", IMAGE)
+    assert (
+        daemon.text(*run, "sh", "-c", "grep -c shm /proc/mounts; ls -d /dev/shm 2>&1 | grep -c 'No such'", check=None)
+        == "0\n1"
+    )
+
+
+def test_programs_can_tell_that_this_is_docker(daemon: Daemon) -> None:
+    name = daemon.name()
+    daemon.docker("run", "--name", name, "--network", "none", IMAGE, "stat", "-c", "%A %s", "/.dockerenv")
+    assert daemon.text("logs", name) == "-rwxr-xr-x 0"
+    assert daemon.text("diff", name) == ""
+    daemon.docker("commit", name, "plain")
+    layers = [
+        json.loads(daemon.text("inspect", "--format", "{{json .RootFS.Layers}}", image)) for image in (IMAGE, "plain")
+    ]
+    assert len(layers[1]) == len(layers[0]) + 1
+    daemon.docker("rm", name)
+    daemon.docker("rmi", "plain")

@@ -80,6 +80,7 @@ def resolve(config: InstanceConfig, around: Surroundings) -> InstanceSpec:
         utsns=around.utsns,
         cgroup_parent=config.cgroup_parent or around.cgroup,
         cgroup_mode=config.cgroup_mode,
+        no_shm=config.ipc_mode == "none",
         sysctls=config.sysctls,
         ulimits=config.ulimits,
         devices=config.devices,
@@ -190,11 +191,13 @@ def mounts_of(config: InstanceConfig, around: Surroundings) -> tuple[Mount, ...]
     """The shared memory, the host files and what was asked, a folder before what lies in it."""
     asked = [_one_mount(mount) for mount in around.mounts]
     taken = {mount.target for mount in asked}
+    readonly = ("ro",) if config.security.readonly_rootfs else ()
     made = [
-        Mount(target=target, kind="bind", source=path, options=("bind", "rprivate"))
+        Mount(target=target, kind="bind", source=path, options=("bind", "rprivate", *readonly))
         for target, path in around.host_files.items()
     ]
-    made.append(_shm(config, around))
+    if config.ipc_mode != "none":
+        made.append(_shm(config, around))
     every = [mount for mount in made if mount.target not in taken] + asked
     return tuple(sorted(every, key=lambda mount: (mount.target.count("/"), mount.target)))
 

@@ -6,7 +6,9 @@ step pushes its undo, so a fault leaves the instance as it was.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,7 +151,16 @@ def _write_files(work: Start) -> Accounts:
     for path in work.host_files.values():
         Path(path).parent.mkdir(mode=0o710, parents=True, exist_ok=True)
         _write_in_place(path, work.hostname + "\n" if path.endswith("/hostname") else "")
+    if work.resident.entry.config.owner == "docker":
+        _mark_as_docker(work.rootfs)
     return read_accounts(work.rootfs)
+
+
+def _mark_as_docker(rootfs: str) -> None:
+    """The empty file by which programs tell that they run in a Docker container."""
+    with contextlib.suppress(OSError):  # it is there, or the root is full: no reason not to start
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(f"{rootfs}/.dockerenv", flags, 0o755))
 
 
 def _write_in_place(path: str, text: str) -> None:

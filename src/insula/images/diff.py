@@ -19,6 +19,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MAX_DEPTH = 200  # a descriptor each; no program that does work goes deeper
 # What belongs to the content; labels of a security module belong to this machine.
+# Places made for the files that every container is given: empty below what is mounted there, and no part of the content.
+_PLACES = frozenset({".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf"})
 _KEPT_XATTRS = ("security.capability", "user.")
 
 
@@ -61,6 +63,8 @@ class _Diff:
 
     def _entry(self, folder: int, name: str, path: str) -> None:
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if path in _PLACES and stat.S_ISREG(status.st_mode) and status.st_size == 0:
+            return
         if xattrs.is_whiteout(status):
             self._tar.addfile(_mark(path[: len(path) - len(name)] + WHITEOUT + name))
         elif stat.S_ISDIR(status.st_mode):

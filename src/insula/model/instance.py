@@ -329,6 +329,7 @@ class InstanceSpec(Struct, frozen=True, kw_only=True):
     pidns: str | None = None  # likewise
     ipcns: str | None = None
     utsns: str | None = None
+    no_shm: bool = False  # no /dev/shm, whatever the IPC namespace is
     cgroup_parent: str = "insula"
     cgroup_mode: Literal["", "private", "host"] = ""
     sysctls: dict[str, str] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from insula.errors import Invalid
 from insula.images.changes import apply_changes
 
 TAR = "application/x-tar"
-_HOST_FILES = frozenset({"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"})
+_HOST_FILES = frozenset({"/.dockerenv", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"})
 _ADDED = 1
 
 
@@ -75,8 +75,8 @@ async def changes(call: Call) -> web.StreamResponse:
 def without_host_files(found: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
     """Without the places made for the files that every container is given, which are nobody's change."""
     kept = [(path, kind) for path, kind in found if path not in _HOST_FILES or kind != _ADDED]
-    lonely = not any(path.startswith("/etc/") for path, _ in kept)
-    return [(path, kind) for path, kind in kept if not (lonely and path == "/etc" and len(kept) < len(found))]
+    in_etc = [any(path.startswith("/etc/") for path, _ in each) for each in (found, kept)]
+    return [(path, kind) for path, kind in kept if path != "/etc" or in_etc != [True, False]]
 
 
 async def export(call: Call) -> web.StreamResponse:

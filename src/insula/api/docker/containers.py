@@ -46,7 +46,7 @@ async def create(call: Call) -> web.StreamResponse:
     if not words.image:
         raise Invalid("invalid JSON: Image: a container needs an image", field="Image")
     host, warnings = adapt(words.host_config, call.door.limits)
-    words = msgspec.structs.replace(words, host_config=host)
+    words = _of_version(msgspec.structs.replace(words, host_config=host), call.version)
     platform = call.text("platform") if call.version >= (1, 41) else ""
     try:
         instance = await _create(call, words, raw, platform)
@@ -59,6 +59,13 @@ async def create(call: Call) -> web.StreamResponse:
     if not platform and instance.image is not None:
         warnings += foreign_warnings(instance.image, os.uname().machine)
     return json_response({"Id": instance.id, "Warnings": warnings}, 201)
+
+
+def _of_version(words: ContainerWords, version: tuple[int, int]) -> ContainerWords:
+    """Without what clients of an older version of the API do not mean when they send it."""
+    if words.healthcheck is None or version >= (1, 44):
+        return words
+    return msgspec.structs.replace(words, healthcheck=msgspec.structs.replace(words.healthcheck, start_interval=0))
 
 
 async def _create(call: Call, words: ContainerWords, raw: dict[str, Any], platform: str) -> Instance:

@@ -189,6 +189,8 @@ def mounts(spec: InstanceSpec, host: HostFacts) -> list[dict[str, Any]]:
     chosen = {mount.target: mount for mount in default_mounts(spec, host)}
     if spec.ipcns == "":
         chosen["/dev/shm"] = Mount(target="/dev/shm", kind="bind", source="/dev/shm", options=("rbind", "rprivate"))  # noqa: S108
+    if spec.no_shm:
+        chosen.pop("/dev/shm", None)  # noqa: S108
     if "/dev" in own:  # a /dev of the user's is taken as it is, with all that it holds
         chosen = {target: mount for target, mount in chosen.items() if not target.startswith("/dev/")}
     chosen |= own
