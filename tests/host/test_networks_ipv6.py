@@ -62,6 +62,22 @@ async def test_end_points_have_both_and_leave_by_both(nets: NodeNetworks, world:
         await join(nets, "c", address6="fd66::77")
 
 
+async def test_the_default_network_has_it_when_the_settings_say_so(world: World) -> None:
+    for wanted, subnet in (("fd88::/64", "fd88::/64"), ("", ""), ("auto", "fd"), ("auto", "fd")):
+        nets = await world.open(default_subnet6=wanted)
+        try:
+            default = await nets.get("default")
+            assert (default.ipv6, default.subnet) == (bool(wanted), "10.88.0.0/16")
+            assert [each.subnet[: len(subnet)] for each in default.ranges[1:]] == ([subnet] if wanted else [])
+            a = await join(nets, "a", "default", address="10.88.0.9")
+            assert bool(a.address6) is bool(wanted)
+            await nets.disconnect("a")
+        finally:
+            await nets.close()
+    async with world.networks(default_subnet6="auto"):
+        pass
+
+
 async def test_a_chosen_subnet_is_a_unique_local_one(nets: NodeNetworks) -> None:
     made = await nets.create(Network(id="", name="auto", ipv6=True))
     assert made.ranges[1].subnet.startswith("fd") and made.ranges[1].subnet.endswith("/64") and made.ranges[1].chosen

@@ -16,6 +16,7 @@ async def open_engine(paths: Paths, settings: Settings) -> NodeEngine:
         table=paths.table,
         cgroup=paths.cgroup,
         default_subnet=settings.subnet,
+        default_subnet6=settings.subnet6,
         registries=settings_module.registries(settings),
     )
     return await NodeEngine.open(EnginePaths(data=paths.data, runtime=paths.run), wanted)

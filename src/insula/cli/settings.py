@@ -21,6 +21,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api_address: str = "127.0.0.1"
     api_port: int = -1
     subnet: str = "10.88.0.0/16"
+    subnet6: str = ""
     service_subnet: str = "10.96.0.0/16"
     socket_group: str = "insula"
     docker_hosts: tuple[str, ...] = ()
@@ -47,6 +48,7 @@ HELP: dict[str, str] = {
     "api_address": "the address that the Kubernetes API listens on",
     "api_port": "its port; 0 takes any free one, -1 means 6443, or any free one with --root",
     "subnet": "IPv4 addresses of the default network; another free range is taken when the host already routes it",
+    "subnet6": "IPv6 addresses of the default network, `auto` for a block of this machine's own; none when empty",
     "service_subnet": "virtual addresses of Kubernetes Services",
     "socket_group": "the group that may use the Docker socket besides root",
     "docker_hosts": "TCP addresses that the Docker door listens on besides its socket, as tcp://HOST[:PORT]",
@@ -88,6 +90,8 @@ def load(path: Path) -> Settings:
 
 
 def _check(settings: Settings) -> None:
+    if settings.subnet6 not in ("", "auto"):
+        ipaddress.IPv6Network(settings.subnet6)
     for name in ("subnet", "service_subnet"):
         ipaddress.IPv4Network(getattr(settings, name))
     ipaddress.ip_address(settings.api_address)

@@ -82,6 +82,7 @@ class NodeEngine:
                 prefix=settings.prefix,
                 table=settings.table,
                 default_subnet=settings.default_subnet,
+                default_subnet6=settings.default_subnet6,
             )
             closing = _Closing(networks)
             undo.push_async_callback(closing.close)

@@ -51,6 +51,7 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
     table: str = "insula"
     cgroup: str = "insula"
     default_subnet: str = "10.88.0.0/16"
+    default_subnet6: str = ""  # a subnet, "auto", or empty for none
     stop_timeout_s: float = 10.0
     registries: Registries = Registries()
     event_history: int = 1024

@@ -56,6 +56,7 @@ class NodeNetworks:
         prefix: str = "ins",
         table: str = "insula",
         default_subnet: str = "10.88.0.0/16",
+        default_subnet6: str = "",
         pools: Sequence[ipam.Pool] = ipam.DEFAULT_POOLS,
         resolv_conf: Path = Path("/etc/resolv.conf"),
         host_netns: str = "",
@@ -65,7 +66,7 @@ class NodeNetworks:
             raise Invalid(f"{prefix} is not a prefix for interfaces: 1 to 6 of a-z 0-9", field="prefix")
         if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]{0,63}", table):
             raise Invalid(f"{table} is not a name for an nftables table", field="table")
-        self._default_subnet = default_subnet
+        self._default_subnet, self._default_subnet6 = default_subnet, default_subnet6
         self._netns_dir = runtime_dir / "netns"
         self._state_dir = state_dir
         self._kernel = Kernel(prefix, table, host_netns)
@@ -85,7 +86,8 @@ class NodeNetworks:
     async def open(cls, state_dir: Path, runtime_dir: Path, **options: object) -> Self:
         """Load the ledger and make bridges, firewall, DNS and DHCP agree with it; nothing is removed before `recover`. The
         options are those of the constructor: `prefix` of interface names and `table`, which differ for every Insula on a
-        host; `default_subnet`, replaced by a free one at the first start when the host has a route that overlaps it; `pools`
+        host; `default_subnet`, replaced by a free one at the first start when the host has a route that overlaps it;
+        `default_subnet6` as `Segments.ensure_ipv6` has it; `pools`
         for the subnets of further networks; `resolv_conf`; `host_netns`, a namespace that plays the host.
         Raises HostFault, Unavailable, Invalid."""
         networks = cls(state_dir, runtime_dir, **options)  # type: ignore[arg-type]
@@ -107,6 +109,7 @@ class NodeNetworks:
         self._segments.default_mtu = await self._kernel.call(self._kernel.default_mtu)
         await self._kernel.call(self._ports.restore, ledger.published)
         await self._segments.ensure_builtin(self._default_subnet)
+        await self._segments.ensure_ipv6(self._default_subnet6)
         await self._segments.bring_up_all()
         await self._kernel.call(self._kernel.open_docker_user)
         self._pool.start()

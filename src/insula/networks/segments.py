@@ -16,14 +16,14 @@ from insula.errors import AlreadyExists, Conflict, Forbidden, HostFault, Invalid
 from insula.host.netlink import Route
 from insula.networks import firewall, ipam, options
 from insula.networks.configs import check_unused, inherit
-from insula.networks.contract import Endpoint, Network
+from insula.networks.contract import AddressRange, Endpoint, Network
 from insula.networks.dhcp import DhcpServer
 from insula.networks.dhcp_packet import Lease
 from insula.networks.dns import DnsServer
 from insula.networks.firewall import Segment, Side
 from insula.networks.kernel import Kernel
 from insula.networks.ports import PortTable
-from insula.networks.ranges import ranges_of
+from insula.networks.ranges import complete, ranges_of, with_ranges
 from insula.networks.type import NetworkType, View, all_types
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,22 @@ class Segments:
             await self._save()
         finally:
             lock.close()
+
+    async def ensure_ipv6(self, wanted: str) -> None:
+        """Give the default network IPv6, or take it away: `wanted` is a subnet, `auto` for one of our own choice, or empty.
+        End points that are there keep what they have. Raises Invalid."""
+        default = next(network for network in self.networks.values() if network.name == DEFAULT)
+        four, six = ranges_of(default, 4), ranges_of(default, 6)
+        same = [each for each in six if wanted == ("auto" if each.chosen else each.subnet)]
+        if bool(wanted) == bool(six) == bool(same):
+            return
+        asked = [AddressRange(subnet=wanted)] if wanted not in ("", "auto") else []
+        wish = msgspec.structs.replace(with_ranges(default, [*four, *asked]), ipv6=bool(wanted))
+        others = [network for network in self.networks.values() if network is not default]
+        made = complete(wish, others=others, routes=(), pools=self.pools)
+        kept = [msgspec.structs.replace(each, chosen=False) for each in ranges_of(made, 4)]
+        self.networks[default.id] = with_ranges(made, [*kept, *ranges_of(made, 6)])
+        await self._save()
 
     async def bring_up_all(self) -> None:
         """At start. A network whose parent interface the host has lost must not keep the others down."""
