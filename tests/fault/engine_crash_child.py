@@ -12,7 +12,8 @@ from host.engine_support import IMAGE, Home, config, direct_machine
 from insula.engine.contract import SandboxConfig
 from insula.engine.node import NodeEngine
 from insula.images import machine as demo
-from insula.model.instance import MountConfig, PortMapping, RestartPolicy
+from insula.model.instance import MountConfig, NetworkAttachment, PortMapping, RestartPolicy
+from insula.networks.contract import Network
 
 LONG = ("sh", "-c", "trap 'exit 6' TERM; echo up; while :; do sleep 0.02; done")
 
@@ -36,6 +37,19 @@ async def life(engine: NodeEngine) -> None:
     say("stopped")
     await engine.remove("web", volumes=True)
     say("removed")
+
+
+async def moving(engine: NodeEngine) -> None:
+    """A running instance put on one more network and taken off it."""
+    await engine.networks.create(Network(id="", name="extra"))
+    await engine.create(config(*LONG, name="web", network_mode="default"))
+    await engine.start("web")
+    say("started")
+    await engine.connect("web", NetworkAttachment(network="extra", aliases=("w",)))
+    say("connected")
+    await engine.disconnect("web", "extra")
+    say("disconnected")
+    await asyncio.sleep(3600)
 
 
 async def short(engine: NodeEngine) -> None:
@@ -118,9 +132,15 @@ async def main() -> None:
     engine = await place.open()
     if not await engine.images.list():
         await engine.images.add_demo()
-    await {"life": life, "short": short, "sandbox": sandbox, "many": many, "crowd": crowd, "machine": machine}[
-        sys.argv[1]
-    ](engine)
+    await {
+        "life": life,
+        "moving": moving,
+        "short": short,
+        "sandbox": sandbox,
+        "many": many,
+        "crowd": crowd,
+        "machine": machine,
+    }[sys.argv[1]](engine)
     await engine.close()
 
 

@@ -25,6 +25,7 @@ from insula.engine.starting import START
 from insula.engine.steps import names
 from insula.errors import HostFault, NotFound
 from insula.host import mounts
+from insula.model.instance import NetworkAttachment
 
 pytestmark = [pytest.mark.root, pytest.mark.may_block]
 
@@ -118,6 +119,35 @@ async def test_a_sandbox_cut_short(place: Home, step: str) -> None:
         from insula.engine.contract import SandboxConfig
 
         await engine.make_sandbox(SandboxConfig(id="pod"))
+
+
+MOVES = [f"connect.{part}" for part in ("interface", "names", "saved")] + [
+    f"disconnect.{part}" for part in ("saved", "interface", "names")
+]
+
+
+@pytest.mark.parametrize("step", MOVES)
+async def test_a_connection_cut_short(place: Home, step: str) -> None:
+    """It is whole or it is not there: in the kernel, in the names, and after the next start."""
+    said = crashed("moving", place, step)
+    on_both = step == "connect.saved"
+    assert ("connected" in said) == step.startswith("disconnect")
+    async with opened(place) as engine:
+        web = await engine.get("web")
+        extra = await engine.networks.get("extra")
+        assert [each.network == extra.id for each in web.endpoints] == [False, True][: 1 + on_both]
+        links = await asyncio.to_thread(lambda: Path(f"/proc/{web.state.pid}/net/dev").read_text())
+        assert ("eth1:" in links) is on_both
+        hosts = await asyncio.to_thread((Path(web.folder) / "hosts").read_text)
+        assert hosts.endswith("".join(f"{each.address}\t{web.id[:12]}\n" for each in web.endpoints))
+        if on_both:
+            await engine.disconnect("web", "extra")
+        else:
+            await engine.connect("web", NetworkAttachment(network="extra"))
+        again = await engine.restart("web", timeout_s=0)
+        assert len(again.endpoints) == (1 if on_both else 2)
+        await engine.remove("web", force=True)
+        await engine.networks.remove("extra")
 
 
 @pytest.mark.vm

@@ -1,10 +1,17 @@
-"""Putting a running or stopped instance on one more network, and taking it off."""
+"""Putting a running or stopped instance on one more network, and taking it off.
+
+Both are safe against a kill at any point by one rule: an end point that the instance's config does not name is nobody's, and
+`drop_strays` takes it away. So a connection is written down after it was made, and its end before it is taken apart: first
+its names, then its interface.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 
-from insula.engine.checks import DETACHED, INSTANCE, SANDBOX
+from insula.engine.checks import DETACHED, INSTANCE, SANDBOX, networks_of
 from insula.engine.contract import Event
 from insula.engine.guests import guest_driver
 from insula.engine.joining import connect_one, publish_all
@@ -34,14 +41,24 @@ async def connect(parts: Parts, resident: Resident, attachment: NetworkAttachmen
                 field="Container",
             )
         if resident.running:
-            await connect_one(parts, resident.id, config, attachment, resident.entry.netns)
-            reached("connect.interface")
-            await _settle(parts, resident)
-            reached("connect.names")
+            await _join(parts, resident, network, attachment)
         mode = network.name if config.network_mode == DETACHED else config.network_mode
         joined = (*config.networks, attachment)
         await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=joined))
+        reached("connect.saved")
     _say(parts, resident, network, "connect")
+
+
+async def _join(parts: Parts, resident: Resident, network: Network, attachment: NetworkAttachment) -> None:
+    try:
+        await connect_one(parts, resident.id, resident.entry.config, attachment, resident.entry.netns)
+        reached("connect.interface")
+        await _settle(parts, resident)
+        reached("connect.names")
+    except BaseException:
+        await parts.networks.disconnect(resident.id, network.id)
+        await _settle(parts, resident)
+        raise
 
 
 def _refuse_modes(mode: str, network: Network) -> None:
@@ -61,8 +78,26 @@ def _refuse_modes(mode: str, network: Network) -> None:
 async def _is_on(parts: Parts, resident: Resident, network: Network) -> bool:
     if any(endpoint.network == network.id for endpoint in resident.endpoints):
         return True
-    from_config = [each.network for each in resident.entry.config.networks]
-    return any([(await parts.networks.get(name)).id == network.id for name in from_config])
+    return network.id in await _wanted(parts, resident)
+
+
+async def _wanted(parts: Parts, resident: Resident) -> set[str]:
+    """The ids of the networks that its config names; one that was removed meanwhile has none."""
+    found = set()
+    for name in networks_of(resident.entry.config):
+        with suppress(NotFound):
+            found.add((await parts.networks.get(name)).id)
+    return found
+
+
+async def drop_strays(parts: Parts, resident: Resident) -> None:
+    """At start, of one that runs: take it off networks that its config does not name."""
+    wanted = await _wanted(parts, resident)
+    strays = [endpoint for endpoint in resident.endpoints if endpoint.network not in wanted]
+    for endpoint in strays:
+        await parts.networks.disconnect(resident.id, endpoint.network)
+    if strays:
+        await _settle(parts, resident)
 
 
 async def disconnect(parts: Parts, resident: Resident, reference: str, *, force: bool) -> None:
@@ -80,15 +115,18 @@ async def disconnect(parts: Parts, resident: Resident, reference: str, *, force:
         live = [endpoint for endpoint in resident.endpoints if endpoint.network == network.id]
         if not (primary or live or len(others) < len(config.networks) or force):
             raise Conflict(f"container {resident.id} is not connected to network {network.name}")
-        if live or force:
-            await parts.networks.disconnect(resident.id, network.id)
-            reached("disconnect.interface")
-            await _settle(parts, resident)
-            reached("disconnect.names")
         mode = config.network_mode
         if primary:
             mode = others[0].network if others else DETACHED
         await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=others))
+        reached("disconnect.saved")
+        if live or force:
+            resident.endpoints = tuple(each for each in resident.endpoints if each.network != network.id)
+            await rewrite_names(parts, resident)
+            reached("disconnect.names")
+            await parts.networks.disconnect(resident.id, network.id)
+            reached("disconnect.interface")
+            await _settle(parts, resident)
     _say(parts, resident, network, "disconnect")
 
 

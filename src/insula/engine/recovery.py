@@ -16,6 +16,7 @@ from pathlib import Path
 from insula import clock
 from insula.drivers.driver import Exit, Phase, Status
 from insula.engine import execing, sandboxes
+from insula.engine.attaching import drop_strays
 from insula.engine.controls import finish_stop, remove
 from insula.engine.ending import Ending, clear_driver, clear_network, leave_volumes, let_go
 from insula.engine.health import check_for
@@ -151,6 +152,7 @@ async def _ask(resident: Resident) -> Status:
 async def _rejoin(parts: Parts, resident: Resident, status: Status) -> None:
     resident.endpoints = tuple(await parts.networks.endpoints(owner=resident.id))
     resident.published = tuple(await parts.networks.published(resident.id))
+    await drop_strays(parts, resident)
     paused = status.phase is Phase.PAUSED
     if paused and not resident.entry.paused and resident.entry.config.machine is None:
         await resident.driver.resume(
