@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from fault.fault_support import DOCKER, IMAGE, KUBECTL, Answer, Island, running, unharmed, until
+from insula.api.web import HEAD_S
 
 pytestmark = [pytest.mark.root, pytest.mark.may_block]
 
@@ -32,9 +33,30 @@ POD = {
 PODS = "/api/v1/namespaces/default/pods"
 
 
+class Silent:
+    """Connections made early that never end the head of their request, at both doors."""
+
+    def __init__(self, island: Island) -> None:
+        self.began = time.monotonic()
+        self.sockets = [
+            island.docker_socket(),
+            island.docker_socket(),
+            island.kube_socket(),
+            island.kube_socket(tls=False),
+        ]
+        for sock, data in zip(
+            self.sockets, (b"", b"GET /info HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: x", b""), strict=True
+        ):
+            sock.sendall(data)
+
+
+_silent: list[Silent] = []
+
+
 @pytest.fixture(scope="module")
 def island() -> Iterator[Island]:
     for island in running():
+        _silent[:] = [Silent(island)]
         loop = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.01; done"
         island.docker("run", "-d", "-i", "--name", "c", IMAGE, "sh", "-c", loop)
         assert island.kube_api("POST", PODS, POD).status == 201
@@ -128,6 +150,24 @@ def test_half_requests_and_idle_crowds_hold_nobody_up(island: Island) -> None:
     answers(island)
 
 
+def test_half_closed_connections(island: Island) -> None:
+    """An end of file outside of a hijacked stream is the client's leaving, which cannot be told from half a close."""
+    with unharmed(island):
+        sockets = [
+            raw(island, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            for path in ("/events", "/containers/c/logs?stdout=1&follow=1", "/containers/c/stats") * 30
+        ]
+        for sock in sockets:
+            sock.shutdown(socket.SHUT_WR)
+        answers(island)
+        for sock in sockets:
+            with contextlib.suppress(ConnectionError):
+                while sock.recv(1 << 20):
+                    pass
+            sock.close()
+    assert island.tracebacks() == []
+
+
 # --- leaving in the middle ----------------------------------------------------------------------------------------
 
 CLI = [
@@ -174,6 +214,9 @@ def test_connections_cut_in_the_middle(island: Island) -> None:
         (b"POST /images/load HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n" + archive[:300_000], False),
         (b"POST /images/create?fromSrc=-&repo=torn HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n" + archive[:5000], False),
         (b"PUT /containers/c/archive?path=/tmp HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n" + archive[:100_000], False),
+        (b"POST /build?t=torn HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\n" + length + b"\r\n\r\n"
+         + archive[:100_000], False),
+        (b"POST /build?t=torn HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\n" + archive[:200], False),
         (f"GET /images/{IMAGE}/get HTTP/1.1\r\nHost: x\r\n\r\n".encode(), False),
         (b"GET /containers/c/export HTTP/1.1\r\nHost: x\r\n\r\n", False),
         (b"GET /containers/c/archive?path=/bin HTTP/1.1\r\nHost: x\r\n\r\n", False),
@@ -290,3 +333,14 @@ def test_one_container_started_and_removed_by_many(island: Island) -> None:
         assert {answer.status for answer in removed} <= {204, 404, 409} and 204 in {answer.status for answer in removed}
         until(lambda: island.docker_api("GET", "/containers/one/json").status == 404)
     assert island.tracebacks() == []
+
+
+def test_silent_connections_are_closed(island: Island) -> None:
+    """Begun with the module's Insula, so that most of the wait is over by now."""
+    (silent,) = _silent
+    for sock in silent.sockets:
+        sock.settimeout(max(HEAD_S + 10 - (time.monotonic() - silent.began), 5))
+        with contextlib.suppress(ConnectionError):
+            assert sock.recv(1) == b""
+        sock.close()
+    assert time.monotonic() - silent.began < HEAD_S + 10
