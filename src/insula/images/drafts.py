@@ -71,9 +71,15 @@ class Drafts:
         """The layers of an image. Raises NotFound."""
         return self._content.entry(image.id).layers
 
-    def announce(self, state: State, config: dict[str, Any]) -> Image:
+    def announce(self, state: State, config: dict[str, Any], platform: manifests.Platform) -> Image:
         """Make a state known as an image to whoever asks by its id, in memory only; until `forget`."""
-        document = {"config": config, "rootfs": {"type": "layers", "diff_ids": [each.diff_id for each in state]}}
+        document = {
+            "architecture": platform.architecture,
+            "os": platform.os,
+            "variant": platform.variant,
+            "config": config,
+            "rootfs": {"type": "layers", "diff_ids": [each.diff_id for each in state]},
+        }
         encoded = manifests.encode(document)
         entry = Entry(id=f"sha256:{os.urandom(32).hex()}", layers=state, size_bytes=0)
         image = manifests.describe(entry, encoded, ())

@@ -41,13 +41,12 @@ class Job(Struct, frozen=True, kw_only=True):
     env: tuple[str, ...] = ()
     mounts: tuple[MountConfig, ...] = ()
     network: str = "default"
-    platform: str = ""
 
 
 async def run(engine: Engine, drafts: Drafts, request: BuildRequest, frame: Frame, job: Job, told: Told) -> Sealed:
     """Run it. Raises BuildFault (it failed), HostFault (it could not be started), NotFound (a network)."""
     config = {name: frame.config[name] for name in ("Env", "User", "WorkingDir") if frame.config.get(name)}
-    image = drafts.announce(frame.state, config)
+    image = drafts.announce(frame.state, config, frame.platform)
     async with AsyncExitStack() as undo:
         undo.callback(drafts.forget, image)
         id = (await engine.create(_config(request, image.id, job))).id

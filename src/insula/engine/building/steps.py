@@ -320,7 +320,6 @@ class Steps:
                     env=tuple(f"{name}={value}" for name, value in {**env, **more}.items()),
                     mounts=resolved,
                     network=network,
-                    platform=str(frame.platform),
                 )
                 return await run(build.engine, build.drafts, build.request, frame, job, told)
 

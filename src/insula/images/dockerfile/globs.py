@@ -33,6 +33,14 @@ def is_wild(path: str) -> bool:
     return _WILD.search(path) is not None
 
 
+def places_of(text: str) -> dict[str, int]:
+    """For each character of a text where it stands, as the bits of a number."""
+    found: dict[str, int] = {}
+    for at, each in enumerate(text):
+        found[each] = found.get(each, 0) | 1 << at
+    return found
+
+
 class Glob:
     """One pattern, compiled. Raises Invalid."""
 
@@ -58,7 +66,8 @@ class Glob:
         """Where a match that begins at the path's begin may end."""
         size = len(path)
         every = (1 << (size + 1)) - 1
-        slashes = sum(1 << at for at, each in enumerate(path) if each == "/")
+        places = places_of(path)
+        slashes = places.get("/", 0)
         others = (1 << size) - 1 & ~slashes
         here = 1
         for token in self._tokens:
@@ -73,9 +82,10 @@ class Glob:
                 here |= (slashes & -(here & -here)) << 1
             elif token is _ONE:
                 here = (here & others) << 1
+            elif isinstance(token, _Set):
+                here = sum((here & places[each]) << 1 for each in places if token.has(each))
             else:
-                fits = token.has if isinstance(token, _Set) else str(token).__eq__
-                here = sum(1 << at + 1 for at, each in enumerate(path) if here >> at & 1 and fits(each))
+                here = (here & places.get(str(token), 0)) << 1
         return here
 
 

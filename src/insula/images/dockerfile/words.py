@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from insula.errors import Invalid
+from insula.images.dockerfile.globs import places_of
 
 _SPECIAL = "@*#?-!$0"
 MAX_REPLACED = 4096
@@ -223,12 +224,9 @@ def _pattern(text: str, escape: str) -> list[object]:
     return parts
 
 
-def _ends(value: str, pattern: list[object], start: int = 0) -> int:
+def _ends(size: int, places: Mapping[str, int], pattern: list[object], start: int = 0) -> int:
     """Where matches that begin at `start` may end, as the bits of a number: linear, whatever the pattern."""
-    every = (1 << (len(value) + 1)) - 1
-    masks: dict[str, int] = {}
-    for position, character in enumerate(value):
-        masks[character] = masks.get(character, 0) | 1 << position
+    every = (1 << (size + 1)) - 1
     here = 1 << start
     for part in pattern:
         if part is _SOME:
@@ -236,7 +234,7 @@ def _ends(value: str, pattern: list[object], start: int = 0) -> int:
         elif part is _ANY:
             here = here << 1 & every
         else:
-            here = (here & masks.get(str(part), 0)) << 1
+            here = (here & places.get(str(part), 0)) << 1
     return here
 
 
@@ -244,7 +242,7 @@ def _trim(value: str, pattern: list[object], *, front: bool, greedy: bool) -> st
     """Take the shortest (or, greedy, longest) match of a pattern away from an end."""
     if not front:
         return _trim(value[::-1], pattern[::-1], front=True, greedy=greedy)[::-1]
-    ends = _ends(value, pattern)
+    ends = _ends(len(value), places_of(value), pattern)
     if not ends:
         return value
     return value[ends.bit_length() - 1 if greedy else (ends & -ends).bit_length() - 1 :]
@@ -254,9 +252,10 @@ def _replace(value: str, pattern: list[object], new: str, *, every: bool) -> str
     """The longest match at the first place (or every place) where there is one that is not empty."""
     if len(value) > MAX_REPLACED:
         raise Invalid(f"a value to replace in is longer than {MAX_REPLACED} characters")
+    places = places_of(value)
     out, position = [], 0
     while position < len(value):
-        end = _ends(value, pattern, position).bit_length() - 1
+        end = _ends(len(value), places, pattern, position).bit_length() - 1
         if end > position:
             out.append(new)
             position = end
