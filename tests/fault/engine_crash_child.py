@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
 from host.engine_support import IMAGE, Home, config, direct_machine
+from insula.engine.building.contract import BuildRequest
 from insula.engine.contract import SandboxConfig
 from insula.engine.node import NodeEngine
 from insula.images import machine as demo
@@ -126,6 +129,46 @@ async def crowd(engine: NodeEngine) -> None:
     await asyncio.sleep(3600)
 
 
+BUILD = """FROM insula/busybox AS one
+WORKDIR /w
+COPY a /w/a
+RUN --mount=type=cache,target=/c --mount=type=secret,id=s echo one > /w/one
+FROM insula/busybox
+COPY --from=one /w /w
+RUN --mount=target=/ctx,rw cat /w/a > /two && touch /ctx/x
+CMD ["cat", "/two"]
+"""
+
+
+class Counting:
+    """Progress of a build that kills this process at the event of a number."""
+
+    def __init__(self, last: int) -> None:
+        self._left = last
+
+    def vertex(self, vertex: object, /) -> None:
+        self._left -= 1
+        if self._left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    log = status = warning = vertex
+
+
+async def secret(_: str) -> bytes:
+    """What the steps may see."""
+    return b"hidden"
+
+
+async def build(engine: NodeEngine, last: int | None = None) -> str:
+    """Two stages. Returns the image's id."""
+    async with engine.builder.workspace() as folder:
+        Path(folder.path, "a").write_text("content")
+        wish = BuildRequest(context=folder, dockerfile=BUILD, tags=("built",), secret=secret)
+        result = await engine.builder.build(wish, Counting(last if last is not None else int(sys.argv[3])))
+    say("built")
+    return result.built[0].image
+
+
 async def main() -> None:
     """`python -m ... SCENARIO FOLDER/TAG`."""
     place = Home.at(sys.argv[2])
@@ -133,6 +176,7 @@ async def main() -> None:
     if not await engine.images.list():
         await engine.images.add_demo()
     await {
+        "build": build,
         "life": life,
         "moving": moving,
         "short": short,

@@ -31,6 +31,7 @@ from insula.engine.sources import unpin_all
 from insula.engine.steps import Plan, Step, tear_down
 from insula.engine.supervising import LOST, ended, plan_restart, ran_s, removal, watch
 from insula.errors import InsulaError, NotFound
+from insula.host.rmtree import remove_tree
 from insula.images.contract import Image
 from insula.model.instance import InstanceSpec
 from insula.tasks import in_thread
@@ -54,6 +55,7 @@ async def recover(parts: Parts) -> None:
         parts.volumes.recover(_volume_users(entry for entry in entries if entry.boot_id)),
         parts.networks.recover([*(entry.id for entry in entries if entry.boot_id), *(box.id for box in boxes)]),
     )
+    await in_thread(remove_tree, parts.paths.building, ignore_errors=True)
     await _each([sandboxes.recover(parts, box) for box in boxes], "taking back a sandbox failed")
     await _each([_one(parts, parts.residents[entry.id]) for entry in entries], "taking back an instance failed")
     await _orphans(parts, entries, boxes)

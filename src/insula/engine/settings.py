@@ -33,6 +33,11 @@ class EnginePaths(Struct, frozen=True, kw_only=True):
         return self.runtime / "instances"
 
     @property
+    def building(self) -> Path:
+        """Secrets and scripts of build steps under way."""
+        return self.runtime / "building"
+
+    @property
     def sandboxes(self) -> Path:
         """One folder per sandbox: bound namespaces and the shared /dev/shm."""
         return self.runtime / "sandboxes"

@@ -26,6 +26,7 @@ from insula.host.rmtree import remove_tree
 from insula.images.metadata import LayerBlob
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+_USE_S = 600
 SHARE_OF_DISK = 10  # a tenth of the file system may hold what no image needs
 
 
@@ -62,6 +63,7 @@ class BuildCache:
         self._records_folder = folder / "records"
         self._mounts_folder = folder / "mounts"
         self._records: dict[str, Record] | None = None
+        self._written: dict[str, float] = {}  # when the use that is on disk was
         self.in_use: dict[str, int] = {}  # ids of cache mounts, and how many steps have them
 
     def _all(self) -> dict[str, Record]:
@@ -89,10 +91,15 @@ class BuildCache:
         self._write(msgspec.structs.replace(record, last_used=time.time()))
 
     def touch(self, keys: list[str]) -> None:
-        """Say that records were used."""
+        """Say that records were used. Written down now and then only: a crash may forget the newest uses."""
+        moment = time.time()
         for key in keys:
             if record := self._all().get(key):
-                self._write(msgspec.structs.replace(record, last_used=time.time(), uses=record.uses + 1))
+                used = msgspec.structs.replace(record, last_used=moment, uses=record.uses + 1)
+                if moment - self._written.setdefault(key, record.last_used) > _USE_S:
+                    self._write(used)
+                else:
+                    self._all()[key] = used
 
     def _write(self, record: Record) -> None:
         path = self._records_folder / f"{record.key}.json"
@@ -100,10 +107,12 @@ class BuildCache:
         fresh.write_bytes(msgspec.json.encode(record))
         fresh.rename(path)
         self._all()[record.key] = record
+        self._written[record.key] = record.last_used
 
     def drop(self, key: str) -> None:
         """Forget a record. Its layer goes with the next sweep. Repeatable."""
         self._all().pop(key, None)
+        self._written.pop(key, None)
         (self._records_folder / f"{key}.json").unlink(missing_ok=True)
 
     def records(self) -> list[Record]:

@@ -178,6 +178,7 @@ class Content:
 
     async def recover(self) -> None:
         """At start, before anything else."""
+        await in_thread(self.rootfs.recover)
         await in_thread(self.blobs.recover)
         await in_thread(self.cache.recover)
         await in_thread(self.layers.recover)

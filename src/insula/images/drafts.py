@@ -27,6 +27,7 @@ from insula.images.diff import write_diff
 from insula.images.layers import LayerRecord, chain_ids
 from insula.images.metadata import Entry, LayerBlob, with_image
 from insula.images.reference import parse_name
+from insula.images.rootfs import BUILDING
 from insula.tasks import in_thread
 
 State = tuple[LayerBlob, ...]
@@ -135,6 +136,14 @@ class Drafts:
         if any(layers.record(chain) is None for chain in chains):
             await layers.ensure_all(diff_ids, [layer.digest for layer in state])
         return await change(self._content.rootfs.mount, name, "", tuple(chains), volatile=True)
+
+    def name(self) -> str:
+        """A new name for a root file system that is needed for a moment."""
+        return BUILDING + os.urandom(8).hex()
+
+    async def mount_over(self, name: str, folder: str) -> Rootfs:
+        """A folder that can be written to without being changed. Raises HostFault."""
+        return await change(self._content.rootfs.mount, name, "", (), volatile=True, over=folder)
 
     async def upper(self, name: str) -> str:
         """The folder that holds what was written into a mounted root file system. Raises NotFound."""

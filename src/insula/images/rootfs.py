@@ -25,6 +25,7 @@ from insula.host.rmtree import remove_tree
 from insula.images.contract import Rootfs
 from insula.images.layers import Layers
 
+BUILDING = "build-"  # how the names begin that builders give; they live no longer than this process
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -42,10 +43,11 @@ class RootFilesystems:
         self._layers = layers
         self._temporary = temporary
 
-    def mount(self, instance: str, image: str, chains: tuple[str, ...], *, volatile: bool) -> Rootfs:
-        """Make it, or take back one that is mounted or was mounted before. Raises HostFault."""
+    def mount(self, instance: str, image: str, chains: tuple[str, ...], *, volatile: bool, over: str = "") -> Rootfs:
+        """Make it, or take back one that is mounted or was mounted before. `over`: a folder to lie upon instead of layers.
+        Raises HostFault."""
         place = self._place(instance)
-        lowers = tuple(self._layers.diff(chain) for chain in reversed(chains))
+        lowers = (over,) if over else tuple(self._layers.diff(chain) for chain in reversed(chains))
         merged, upper, work = place / "merged", place / "upper", place / "work"
         rootfs = Rootfs(path=str(merged), upper=str(upper), lowers=lowers)
         if merged.is_dir() and mounts.is_mounted(merged):
@@ -95,6 +97,12 @@ class RootFilesystems:
             with suppress(FileNotFoundError):
                 place.rename(trash)
                 remove_tree(trash, ignore_errors=True)
+
+    def recover(self) -> None:
+        """Drop what builds that were killed have left."""
+        for entry in entries(self._folder):
+            if entry.name.startswith(BUILDING):
+                self.unmount(entry.name, remove=True)
 
     def get(self, instance: str) -> Rootfs:
         """What `mount` returned. Raises NotFound."""

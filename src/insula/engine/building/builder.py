@@ -39,7 +39,7 @@ from insula.engine.building.steps import Build
 from insula.engine.contract import Engine
 from insula.engine.parts import Parts
 from insula.engine.tarring import write_tar
-from insula.errors import Invalid, NotFound, Unsupported
+from insula.errors import Invalid, NotFound
 from insula.host.rmtree import remove_tree
 from insula.host.tarstream import Pipe, consume, produce
 from insula.host.threads import change
@@ -68,6 +68,8 @@ class NodeBuilder:
 
     async def build(self, request: BuildRequest, progress: Progress) -> BuildResult:
         """See the contract."""
+        if request.squash:
+            raise Invalid("squash is only supported with experimental mode", field="squash")
         for tag in request.tags:
             parse_name(tag)
         await in_thread(self._drafts.cache.load)
@@ -150,8 +152,6 @@ class NodeBuilder:
         if request.labels:
             config["Labels"] = {**(config.get("Labels") or {}), **request.labels}
         frame = msgspec.structs.replace(frame, config=config)
-        if request.squash:
-            raise Unsupported("squash is only supported with experimental mode")
         document = frame.document()
         identity = digest_of(document)
         if request.store:
@@ -169,7 +169,7 @@ class NodeBuilder:
     @asynccontextmanager
     async def rootfs(self, built: Built) -> AsyncIterator[str]:
         """See the contract."""
-        name = f"build-{secrets.token_hex(8)}"
+        name = self._drafts.name()
         try:
             yield (await self._drafts.mount(name, self._state(built))).path
         finally:
@@ -197,8 +197,8 @@ class NodeBuilder:
         try:
             await change(place.mkdir, mode=0o755)
             yield Folder(path=str(place))
-        finally:
-            await change(remove_tree, place, ignore_errors=True)
+        finally:  # nobody needs to wait for that
+            self._parts.tasks.spawn(in_thread(remove_tree, place, ignore_errors=True), "remove a build context")
 
     @asynccontextmanager
     async def receive(self, archive: AsyncIterator[bytes]) -> AsyncIterator[Folder]:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import posixpath
 import re
-import secrets
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -150,7 +149,7 @@ class Copying:
         """A frame's root file system as a folder, until the end of the step."""
         if frame.more.get("folder"):
             return str(frame.more["folder"])
-        name = f"build-{secrets.token_hex(8)}"
+        name = self._drafts.name()
         self._undo.push_async_callback(self._drafts.discard, name)
         return (await self._drafts.mount(name, frame.state)).path
 

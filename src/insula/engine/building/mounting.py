@@ -22,9 +22,7 @@ from insula.engine.building.mountwords import Mount, parse_mount
 from insula.engine.building.running import bind, check_socket, tmpfs, write_secret
 from insula.engine.building.sources import MAIN, Sources
 from insula.engine.parts import Parts
-from insula.host import mounts
 from insula.host.copytree import copy_tree
-from insula.host.rmtree import remove_tree
 from insula.host.rootfd import open_in
 from insula.images.dockerfile.instructions import Run
 from insula.images.drafts import Drafts
@@ -119,25 +117,15 @@ class Mounting:
         return bind(path, mount.target, readonly=readonly)
 
     async def _mounted(self, source: Frame) -> str:
-        name = f"build-{secrets.token_hex(8)}"
+        name = self._drafts.name()
         self._undo.push_async_callback(self._drafts.discard, name)
         return (await self._drafts.mount(name, source.state)).path
 
     async def _throwaway(self, folder: str) -> str:
         """A context that may be written to, without anybody seeing it afterwards."""
-        place = self._drafts.temporary("bind")
-        self._undo.push_async_callback(in_thread, partial(remove_tree, place, ignore_errors=True))
-
-        def make() -> str:
-            for name in ("upper", "work", "merged"):
-                (place / name).mkdir(mode=0o755, parents=True)
-            mounts.overlay(
-                str(place / "merged"), [folder], upper=str(place / "upper"), work=str(place / "work"), volatile=True
-            )
-            return str(place / "merged")
-
-        self._undo.push_async_callback(in_thread, partial(mounts.unmount, place / "merged", lazy=True))
-        return await in_thread(make)
+        name = self._drafts.name()
+        self._undo.push_async_callback(self._drafts.discard, name)
+        return (await self._drafts.mount_over(name, folder)).path
 
     # --- cache ----------------------------------------------------------------------------------------------------
 
@@ -174,8 +162,7 @@ class Mounting:
 
     async def file(self, data: bytes, *, mode: int, uid: int = 0, gid: int = 0) -> str:
         """A file in memory, gone after the step."""
-        folder = self._parts.paths.runtime / "building"
-        path = await in_thread(write_secret, folder, data, mode=mode, uid=uid, gid=gid)
+        path = await in_thread(write_secret, self._parts.paths.building, data, mode=mode, uid=uid, gid=gid)
         self._undo.push_async_callback(in_thread, partial(Path(path).unlink, missing_ok=True))
         return path
 

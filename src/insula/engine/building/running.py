@@ -10,10 +10,9 @@ import asyncio
 import os
 import secrets
 import stat
-from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec import Struct
 
@@ -23,14 +22,14 @@ from insula.engine.building.frame import Frame
 from insula.engine.building.saying import failed_run
 from insula.engine.building.stubs import Stubs
 from insula.engine.building.telling import Told
-from insula.engine.contract import Engine
+from insula.engine.contract import Engine, Instance
 from insula.engine.records import BUILD
 from insula.errors import HostFault, InsulaError, Unsupported
+from insula.host.threads import to_end
 from insula.images.drafts import Drafts, Sealed
 from insula.model.instance import InstanceConfig, MountConfig
 from insula.tasks import in_thread
 
-T = TypeVar("T")
 _ALWAYS = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 
 
@@ -49,8 +48,10 @@ async def run(engine: Engine, drafts: Drafts, request: BuildRequest, frame: Fram
     image = drafts.announce(frame.state, config, frame.platform)
     async with AsyncExitStack() as undo:
         undo.callback(drafts.forget, image)
-        id = (await engine.create(_config(request, image.id, job))).id
-        undo.push_async_callback(_remove, engine, id, told)
+        # Whoever cancels in the middle does not learn the id, yet the engine carries what it began to its end.
+        making = asyncio.ensure_future(engine.create(_config(request, image.id, job)))
+        undo.push_async_callback(_remove, engine, making, told)
+        id = (await asyncio.shield(making)).id
         told.change(container=id)
         stubs = await in_thread(Stubs.look, (await engine.get(id)).rootfs, _targets(job))
         await _to_end(engine, id, job, request, told)
@@ -116,23 +117,16 @@ async def _pass_on(streams: Streams, told: Told) -> None:
         told.log(2 if channel is Channel.STDERR else 1, data)
 
 
-async def _remove(engine: Engine, id: str, told: Told) -> None:
+async def _remove(engine: Engine, making: asyncio.Future[Instance], told: Told) -> None:
+    await to_end(asyncio.wait([making]))
+    if making.cancelled() or making.exception() is not None:
+        return
     try:
-        await _carried(engine.remove(id, force=True, volumes=True))
+        await to_end(engine.remove(making.result().id, force=True, volumes=True))
     except InsulaError as fault:
         told.warn(f"the container of this step could not be removed: {fault.message}")
     else:
         told.change(container_removed=True)
-
-
-async def _carried(work: Awaitable[T]) -> T:
-    """To its end, also while the build is being cancelled."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ it is when it was first made, so that an unchanged build ends in the same image.
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -356,18 +354,13 @@ class _Writable:
 
     def __init__(self, drafts: Drafts) -> None:
         self._drafts = drafts
-        self._name = f"build-{secrets.token_hex(8)}"
+        self._name = drafts.name()
 
     async def __aenter__(self) -> str:
         return self._name
 
     async def __aexit__(self, *_: object) -> None:
-        task = asyncio.ensure_future(self._drafts.discard(self._name))
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
+        await self._drafts.discard(self._name)
 
 
 def command_of(what: Run, frame: Frame) -> tuple[str, ...]:
