@@ -75,7 +75,7 @@ def test_names_of_steps() -> None:
     found = planned(THREE, target="2")
     two, last = found.stages[1], found.stages[2]
     assert found.step_name(two, 2, "COPY") == "[two 2/2] COPY"
-    assert found.step_name(last, 1, "RUN") == "[stage-2 2/2] RUN"
+    assert found.step_name(last, 1, "RUN") == "[stage-2 1/1] RUN"
     assert planned("FROM a\nRUN b").step_name(parse("FROM a\nRUN b").stages[0], 1, "RUN b") == "[2/2] RUN b"
 
 
