@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,6 +20,8 @@ import pytest
 
 from door.docker_support import IMAGE, Daemon, running, until
 from door.test_docker_images import BCRYPT_OF_SECRET, serve_registry
+from insula.api.grpc.connection import Connection
+from insula.api.grpc.status import RpcFault
 
 pytestmark = pytest.mark.root
 
@@ -402,4 +406,78 @@ def test_hostile_connections_are_ended(daemon: Daemon) -> None:
     assert _raw(daemon, upgrade.replace(b"/grpc", b"/session")).startswith(b"HTTP/1.1 400")
     assert _raw(daemon, upgrade, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 101")
     assert _raw(daemon, upgrade, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\5\4\0\0\0\0\0wrong").startswith(b"HTTP/1.1 101")
+    assert daemon.text("buildx", "ls")
+
+
+async def _fuzz(path: str, seed: int) -> list[str]:
+    """Random bytes to every method; how each call ended."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"POST /grpc HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    connection = Connection(_Plain(reader, writer))
+    running = asyncio.create_task(connection.run())
+    chance, said = random.Random(seed), list[str]()
+    try:
+        for method in METHODS:
+            for size in (0, 1, 7, 60):
+                # Control.Solve of nothing waits for its client; a ref that is no build is answered after a while.
+                headers = [("buildkit-controlapi-buildid", "none"), ("grpc-timeout", "300m")]
+                try:
+                    await connection.unary(method, chance.randbytes(size), timeout=5, metadata=headers)
+                    said.append("")
+                except RpcFault as fault:
+                    said.append(str(fault))
+    finally:
+        connection.close()
+        writer.close()
+        await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), 5)
+    return said
+
+
+class _Plain:
+    """Streams as a pipe."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def read(self) -> bytes:
+        try:
+            return await self._reader.read(65536)
+        except ConnectionError:
+            return b""
+
+    async def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+
+CONTROL = ("Solve", "Status", "ListWorkers", "Info", "DiskUsage", "Prune", "ListenBuildHistory", "UpdateBuildHistory")
+BRIDGE = [
+    "Ping",
+    "Solve",
+    "Return",
+    "Evaluate",
+    "Inputs",
+    "ResolveImageConfig",
+    "ReadFile",
+    "ReadDir",
+    "StatFile",
+    "Warn",
+    "NewContainer",
+    "Exec",
+    "Nonsense",
+]
+METHODS = [
+    *(f"/moby.buildkit.v1.Control/{name}" for name in CONTROL),
+    *(f"/moby.buildkit.v1.frontend.LLBBridge/{name}" for name in BRIDGE),
+    "/grpc.health.v1.Health/Check",
+    "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+]
+
+
+def test_random_messages_are_answered_with_a_status(daemon: Daemon) -> None:
+    said = asyncio.run(_fuzz(str(daemon.socket), 7))
+    assert len(said) == 4 * len(METHODS)
+    assert not [words for words in said if "internal error" in words or "connection was closed" in words]
+    assert "Traceback" not in daemon.log.read_text()
     assert daemon.text("buildx", "ls")

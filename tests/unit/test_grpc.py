@@ -7,6 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
+from hyperframe.frame import DataFrame
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from insula.api.grpc.connection import Connection, Method
 from insula.api.grpc.status import Code, RpcFault, fault_in, timeout_s, trailers
@@ -182,6 +185,26 @@ async def test_what_is_no_http2_ends_the_connection(junk: bytes) -> None:
     await here.write(junk)
     here.leave()
     await asyncio.wait_for(task, 5)
+
+
+@given(st.lists(st.binary(max_size=60), max_size=6), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_any_bytes_end_a_connection_and_nothing_else(chunks: list[bytes], preface: bool) -> None:
+    async def feed() -> None:
+        here, there = ends()
+        task = asyncio.create_task(Connection(there, {"/s/Echo": echo}).run())
+        if preface:
+            await here.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        for chunk in filter(None, chunks):
+            await here.write(chunk)
+        here.leave()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(feed())
+
+
+def test_frames_are_not_worded() -> None:
+    assert len(repr(DataFrame(1, b"x" * 16_000))) < 200
 
 
 def test_status_words() -> None:
