@@ -13,7 +13,7 @@ import pytest
 from kubernetes import client as api
 from kubernetes import config as api_config
 from kubernetes import watch as api_watch
-from kubernetes.stream import stream
+from kubernetes.stream import portforward, stream
 
 from door.cluster_support import DOCKER, Insula, Space, container, deployment, insula, pod, space, until
 
@@ -125,6 +125,33 @@ def test_the_python_client_execs_and_reads_an_exit_code(space: Space, python: ap
     talk.run_forever(timeout=20)
     assert (talk.read_stdout(), talk.read_stderr(), talk.returncode) == ("got in\n", "err\n", 3)
     talk.close()
+
+
+def test_the_python_client_forwards_ports(space: Space, python: api.CoreV1Api) -> None:
+    script = "mkdir /www; echo hello > /www/index.html; trap exit TERM; httpd -f -p 8080 -h /www & wait"
+    space.apply(pod("p", container("c", script)))
+    space.ready("p")
+
+    def page() -> bytes:
+        forward = portforward(python.connect_get_namespaced_pod_portforward, "p", space.name, ports="8080,9")
+        line = forward.socket(8080)
+        line.setblocking(True)
+        line.settimeout(20)
+        line.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        said = b""
+        while data := line.recv(65536):
+            said += data
+        assert "failed to connect to localhost:9" in until(lambda: forward.error(9))
+        line.close()
+        forward.socket(9).close()
+        until(lambda: not forward.connected)
+        return said
+
+    assert until(page).endswith(b"hello\n")
+    bad = [("0", "a number from 1 to 65535"), ("http", "a number from 1 to 65535")]
+    for ports, why in bad:
+        with pytest.raises(api.ApiException, match=why):
+            stream(python.connect_get_namespaced_pod_portforward, "p", space.name, ports=ports)
 
 
 # --- the bridge -------------------------------------------------------------------------------------------------

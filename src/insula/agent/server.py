@@ -3,7 +3,7 @@
     GET /containerLogs/NAMESPACE/POD/CONTAINER     text
     GET /exec/NAMESPACE/POD/CONTAINER?command=…    WebSocket v5 or v4 channels
     GET /attach/NAMESPACE/POD/CONTAINER            likewise
-    GET /portForward/NAMESPACE/POD                 SPDY in a WebSocket
+    GET /portForward/NAMESPACE/POD                 SPDY or (?ports=…) channels in a WebSocket
     ANY /podProxy/NAMESPACE/POD/SCHEME/PORT/PATH   HTTP to the pod's address
     GET /machine/NAMESPACE/NAME/console|vnc        WebSocket, raw bytes
     GET /machine/NAMESPACE/NAME/portforward/PORT   likewise
@@ -25,7 +25,7 @@ import msgspec
 from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Handler
 
-from insula.agent import channels, lookup, podlogs, podproxy
+from insula.agent import channels, lookup, podlogs, podproxy, portchannels
 from insula.agent.portforward import Dial, Session
 from insula.agent.services import Services
 from insula.agent.takeover import Claims
@@ -178,8 +178,13 @@ class Server:
     async def _port_forward(self, request: web.Request) -> web.StreamResponse:
         namespace, pod = request.match_info["namespace"], request.match_info["pod"]
         dial = await self._dialer(namespace, pod)
-        if FORWARD not in request.headers.get("Sec-WebSocket-Protocol", ""):
-            raise Invalid(f"unable to upgrade: port-forwarding is served as {FORWARD} in a WebSocket")
+        offered = request.headers.get("Sec-WebSocket-Protocol", "")
+        if FORWARD not in offered and portchannels.PROTOCOL in offered:
+            return await portchannels.serve(request, dial)
+        if FORWARD not in offered:
+            raise Invalid(
+                f"unable to upgrade: port-forwarding is served as {FORWARD} or {portchannels.PROTOCOL} in a WebSocket"
+            )
         socket_ = web.WebSocketResponse(protocols=(FORWARD,), max_msg_size=0, compress=False, timeout=5.0)
         await socket_.prepare(request)
         session = Session(socket_.send_bytes, dial)
