@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from door.cli_support import Home
+from door.docker_support import PLUGINS
 
 DOCKER = shutil.which("docker")
 pytestmark = [pytest.mark.root, pytest.mark.skipif(DOCKER is None, reason="the docker CLI is not installed")]
@@ -64,6 +66,21 @@ def test_variables_instead_of_a_context(home: Home, address: str, tmp_path: Path
     env = {"DOCKER_HOST": address, "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path / "alice")}
     big = docker(tmp_path, "run", "--rm", "--network", "none", "busybox", "head", "-c", "5000000", "/dev/zero", env=env)
     assert len(big.stdout) == 5_000_000
+
+
+def test_a_build_over_tls(home: Home, address: str, tmp_path: Path) -> None:
+    if not (PLUGINS / "docker-buildx").exists():
+        pytest.skip(f"{PLUGINS}/docker-buildx is missing: run scripts/cli-plugins.sh")
+    home.ok("docker", "cert", "builder", "--out", str(tmp_path / "cert"))
+    (tmp_path / "config" / "cli-plugins").mkdir(parents=True)
+    (tmp_path / "config" / "cli-plugins" / "docker-buildx").symlink_to(PLUGINS / "docker-buildx")
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "Dockerfile").write_text("FROM busybox\nCOPY blob /\nRUN --network=none md5sum /blob\n")
+    data = os.urandom(5_000_000)
+    (tmp_path / "context" / "blob").write_bytes(data)
+    env = {"DOCKER_HOST": address, "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path / "cert")}
+    done = docker(tmp_path, "build", "--progress", "plain", str(tmp_path / "context"), env=env)
+    assert hashlib.md5(data).hexdigest() in done.stderr.decode(), done.stderr[-2000:]
 
 
 def test_nobody_else_comes_in(home: Home, address: str, tmp_path: Path) -> None:
