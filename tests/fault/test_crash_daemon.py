@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ class Client(threading.Thread):
         while True:
             try:
                 self._work(self)
-            except (OSError, ValueError, AssertionError) as fault:
+            except (OSError, ValueError, HTTPException, AssertionError) as fault:
                 if isinstance(fault, AssertionError):
                     self.wrong.append(fault)
                 return
