@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import dnslib
 import pytest
 
-from host.networks_support import HOST, OUTSIDE, World, ask, listening, lookup, make_world, run_in
+from host.networks_support import HOST, OUTSIDE, World, ask, bound, listening, lookup, make_world, run_in
 from insula.errors import Forbidden, HostFault, Invalid, NotFound, Unavailable
 from insula.host import netlink, netns
 from insula.model.instance import PortMapping
@@ -144,6 +147,50 @@ async def test_names_of_all_networks_of_the_asker_and_of_no_other(nets: NodeNetw
     assert await lookup(a.netns, server, "hidden") != [c.address]
     await nets.disconnect("a", "back")
     assert await lookup(a.netns, server, "db") != [b.address]
+
+
+async def test_docker_s_address_of_the_resolver(nets: NodeNetworks) -> None:
+    """127.0.0.11 is written into many configurations; it works from inside, and opens nothing to neighbours."""
+    for name in ("front", "back"):
+        await make(nets, name)
+    a = await join(nets, "a", "front", aliases=["a"])
+    b = await join(nets, "b", "front", aliases=["b"])
+    assert await lookup(a.netns, "127.0.0.11", "b") == [b.address]
+    await nets.connect("back", "a", netns=a.netns, aliases=["a"])
+    c = await join(nets, "c", "back", aliases=["c"])
+    assert await lookup(a.netns, "127.0.0.11", "c") == [c.address]
+    await nets.disconnect("a", "front")
+    assert await lookup(a.netns, "127.0.0.11", "c") == [c.address]
+    async with listening(a.netns, "127.0.0.1", 8000):
+        await run_in(c.netns, "ip", "route", "add", "127.0.0.1/32", "via", (await nets.endpoints(owner="a"))[0].address)
+        await unreached(c.netns, "127.0.0.1", 8000)
+
+
+async def test_an_owner_s_own_resolvers_are_asked_for_the_rest(nets: NodeNetworks, world: World) -> None:
+    await make(nets, "front")
+    a = await join(nets, "a", "front", aliases=["a"], resolvers=["192.0.2.8"])
+    b = await join(nets, "b", "front", aliases=["b"])
+    with netns.inside(world.outside), netlink.Rtnl() as rtnl:
+        rtnl.run(netlink.add_address(rtnl.link("eth0").index, "192.0.2.8", 24))  # type: ignore[union-attr]
+    reply = dnslib.DNSRecord.question("example.org").reply()
+    reply.add_answer(dnslib.RR("example.org", rdata=dnslib.A("203.0.113.8")))
+
+    class Server(asyncio.DatagramProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            self.transport.sendto(data[:2] + reply.pack()[2:], addr)  # type: ignore[attr-defined]
+
+    sock = await bound(world.outside, "192.0.2.8", 53, socket.SOCK_DGRAM)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Server, sock=sock)
+    try:
+        assert await lookup(a.netns, a.gateway, "example.org") == ["203.0.113.8"]
+        assert await lookup(a.netns, a.gateway, "b") == [b.address]
+        assert await lookup(b.netns, b.gateway, "example.org") == ["SERVFAIL"]  # nobody is at the host's resolver
+    finally:
+        transport.close()
+        await asyncio.sleep(0)
 
 
 async def test_who_has_the_default_route(nets: NodeNetworks) -> None:

@@ -78,6 +78,11 @@ class Nft:
         that this nft cannot read."""
         self._run(commands, json=False)
 
+    def carry_out(self, commands: str) -> None:
+        """`run` without a look at what others have written meanwhile."""
+        self._seen = self._generation() if self._library is not None else None
+        self._run(commands, json=False)
+
     def list(self, what: str) -> list[dict[str, Any]]:
         """The answer to a `list` command (`chains`, `table inet x`) as nft's JSON objects, without the meta one."""
         told = self._run(f"list {what}", json=True)
@@ -126,6 +131,16 @@ class Nft:
         if done.returncode:
             raise _fault(commands, done.stderr)
         return done.stdout
+
+
+def run_once(commands: str) -> None:
+    """Carry out commands as one transaction in the namespace that the calling thread is in now, one that nobody else writes
+    rules in: nothing of its rules is looked at before. Blocking. Raises HostFault, Unavailable."""
+    nft = Nft()
+    try:
+        nft.carry_out(commands)
+    finally:
+        nft.close()
 
 
 def _check_readable() -> None:

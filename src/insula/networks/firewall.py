@@ -207,6 +207,31 @@ def _changes(verb: str, name: str, ports: Iterable[Published], *, keys_only: boo
     return "\n".join(lines)
 
 
+def resolver(gateway: str, *, fresh: bool) -> str:
+    """The table inside of an instance's own namespace that leads 127.0.0.11, where programs made for Docker look for a DNS
+    server, to the one at the gateway. The way back needs `route_localnet`, which must not open the loopback to neighbours. In a
+    `fresh` namespace there is none to replace, which saves 8 ms: the kernel waits for its readers before it deletes."""
+    replace = () if fresh else ("add table ip insula_dns", "delete table ip insula_dns")
+    return "\n".join(
+        (
+            *replace,
+            "table ip insula_dns {",
+            *_chain("guard", "filter", "prerouting", "raw", ('iifname != "lo" ip daddr 127.0.0.0/8 drop',)),
+            *_chain(
+                "output",
+                "nat",
+                "output",
+                "-100",
+                (f"ip daddr 127.0.0.11 meta l4proto {{ tcp, udp }} th dport 53 dnat to {gateway}",),
+            ),
+            *_chain(
+                "postrouting", "nat", "postrouting", "srcnat", (f"ip saddr 127.0.0.0/8 ip daddr {gateway} masquerade",)
+            ),
+            "}",
+        )
+    )
+
+
 def add_ports(name: str, ports: Iterable[Published]) -> str:
     """Open ports: one transaction."""
     return _changes("add", name, ports, keys_only=False)

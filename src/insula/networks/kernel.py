@@ -22,7 +22,7 @@ from typing import ParamSpec, TypeVar
 from insula.errors import Conflict, HostFault, NotFound, Unavailable
 from insula.host import netlink, netns
 from insula.host.netlink import Link, Route, Rtnl
-from insula.host.nft import Nft
+from insula.host.nft import Nft, run_once
 from insula.networks import firewall, options
 from insula.networks.contract import Endpoint, Network, Published
 from insula.networks.ranges import ranges_of, version_of
@@ -232,6 +232,13 @@ class Kernel:
             if endpoint.address6:
                 requests.append(netlink.add_address(link.index, endpoint.address6, endpoint.prefix6))
             inner.run(*requests, *_default_routes(endpoint, link.index))
+
+    def point_resolver(self, endpoint: Endpoint, gateway: str, *, fresh: bool) -> None:
+        """Let 127.0.0.11 inside of a namespace stand for the DNS server of a segment. A kernel that cannot goes without: the
+        server is also known by its own address."""
+        with netns.inside(endpoint.netns), contextlib.suppress(HostFault, Unavailable):
+            run_once(firewall.resolver(gateway, fresh=fresh))
+            netns.sysctl(f"ipv4/conf/{endpoint.interface}/route_localnet", "1")
 
     def reroute(self, before: Sequence[Endpoint], after: Sequence[Endpoint]) -> None:
         """Change which end point of a namespace has the default route: the new metrics are set before the old ones go."""

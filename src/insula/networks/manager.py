@@ -292,6 +292,8 @@ class NodeNetworks:
         try:
             await self._kernel.call(self._segments.attach, endpoint)
             await self._rank(endpoint)
+            if endpoint.netns and self._segments.has_names(endpoint):
+                await self._kernel.call(self._segments.point_resolver, endpoint.netns, fresh=not endpoint.metric)
             await self._segments.announce(network)
             await self._file.save()
         except BaseException:
@@ -320,6 +322,8 @@ class NodeNetworks:
         await self._leave(leaving)
         if wanted:  # the namespace lives on and must not show the interface any more
             await self._kernel.call(self._segments.vacate, leaving)
+            for netns in {each.netns for each in leaving if each.netns}:
+                await self._kernel.call(self._segments.point_resolver, netns)
         elif self._reaping is None or self._reaping.done():
             self._reaping = self._tasks.spawn(self._reap_later(), "reap")
 

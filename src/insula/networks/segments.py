@@ -145,6 +145,17 @@ class Segments:
         network = self.networks[endpoint.network]
         self._types[network.driver].mend(self._kernel, endpoint, network, options.mtu(network, self.default_mtu))
 
+    def point_resolver(self, netns: str, *, fresh: bool = False) -> None:
+        """Let 127.0.0.11 in a namespace lead to the DNS server of one of its user-made segments. Blocking."""
+        here = [each for each in self.endpoints.values() if each.netns == netns and self.has_names(each)]
+        if here:
+            self._kernel.point_resolver(here[0], self.networks[here[0].network].gateway, fresh=fresh)
+
+    def has_names(self, endpoint: Endpoint) -> bool:
+        """Whether names are told on an end point's segment."""
+        network = self.networks[endpoint.network]
+        return not network.builtin and self.is_bridged(network) and options.has_gateway(network, 4)
+
     def vacate(self, leaving: Sequence[Endpoint]) -> None:
         """Take interfaces out of namespaces that live on. Blocking."""
         for endpoint in leaving:
