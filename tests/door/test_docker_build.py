@@ -239,6 +239,15 @@ def test_users_networks_and_limits(site: Site) -> None:
     assert "1.2.3.4\tzz" in shown
 
 
+def test_containers_that_are_kept(site: Site) -> None:
+    shown = site.build("FROM busybox\nRUN echo x > /kept\n", "--rm=false")
+    assert "Removed intermediate container" not in shown
+    id = shown.partition("Running in ")[2].split()[0]
+    assert site.daemon.text("ps", "-aq", "--filter", f"id={id}") == id
+    assert site.daemon.docker("cp", f"{id}:/kept", "-").stdout
+    site.daemon.docker("rm", id)
+
+
 def test_triggers(site: Site) -> None:
     base = site.daemon.name()
     site.image("FROM busybox\nONBUILD COPY a.txt /triggered\nONBUILD RUN echo ran > /ran\n", "-t", base)

@@ -240,6 +240,19 @@ def test_a_step_that_waits_holds_only_so_much() -> None:
     assert len(told) < 5_000_000 and "left out" in told
 
 
+def test_characters_come_whole_and_slow_readers_lose_output_only() -> None:
+    lines = ClassicLines()
+    lines.vertex(vertex(1, started="t"))
+    for piece in (b"\xc3", b"\xa9", b"\xff"):
+        lines.log(VertexLog(vertex="d1", stream=1, data=piece, time="t"))
+    assert text_of(lines) == "Step 1/3 : RUN 1\né\N{REPLACEMENT CHARACTER}"
+    for _ in range(300):
+        lines.log(VertexLog(vertex="d1", stream=1, data=b"x" * 100_000, time="t"))
+    lines.vertex(vertex(1, started="t", completed="t", image="sha256:" + "a" * 64))
+    told = text_of(lines)
+    assert len(told) < 18_000_000 and told.count("reads too slowly") == 1 and told.endswith(" ---> aaaaaaaaaaaa\n")
+
+
 def test_quiet_says_nothing() -> None:
     lines = ClassicLines(quiet=True)
     lines.vertex(vertex(1, started="t", completed="t"))

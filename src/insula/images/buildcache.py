@@ -77,6 +77,11 @@ class BuildCache:
             self._records = found
         return self._records
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the records have been read."""
+        return self._records is not None
+
     def load(self) -> None:
         """Read the records unless they have been."""
         self._all()

@@ -7,12 +7,14 @@ before it have ended.
 from __future__ import annotations
 
 import asyncio
+import codecs
 from typing import Any
 
 from insula.api.docker.images_words import bar
 from insula.api.web import encode
 from insula.engine.building.contract import Vertex, VertexLog, VertexStatus, Warning
 
+_WAITING_BYTES = 16 * 1024 * 1024  # ready to be sent
 _HELD_BYTES = 4 * 1024 * 1024  # of one step that waits for its turn; what is more is left out, and said so
 
 
@@ -28,6 +30,9 @@ class ClassicLines:
         self._turn = 1
         self._ended: set[int] = set()
         self._arrived = asyncio.Event()
+        self._decoders: dict[tuple[str, int], codecs.IncrementalDecoder] = {}
+        self._ready_bytes = 0
+        self._lost = False
 
     # --- from the builder -----------------------------------------------------------------------------------------
 
@@ -64,7 +69,11 @@ class ClassicLines:
 
     def log(self, log: VertexLog, /) -> None:
         """See `contract.Progress`."""
-        self._say(self._number(log.vertex), log.data.decode("utf-8", "replace"))
+        key = (log.vertex, log.stream)
+        if key not in self._decoders:  # a character may be cut in two by the pieces that output comes in
+            self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
+        if text := self._decoders[key].decode(log.data):
+            self._say(self._number(log.vertex), text, output=True)
 
     def status(self, status: VertexStatus, /) -> None:
         """See `contract.Progress`. Pulls are told as `docker pull` tells them."""
@@ -88,14 +97,13 @@ class ClassicLines:
         vertex = self._seen.get(digest)
         return vertex.number if vertex else 0
 
-    def _say(self, number: int, text: str) -> None:
+    def _say(self, number: int, text: str, *, output: bool = False) -> None:
         if not self._quiet:
-            self._put(number, stream_line(text))
+            self._put(number, stream_line(text), output=output)
 
-    def _put(self, number: int, line: bytes) -> None:
+    def _put(self, number: int, line: bytes, *, output: bool = False) -> None:
         if number <= self._turn:
-            self._ready.append(line)
-            self._arrived.set()
+            self._send(line, output=output)
             return
         held = self._held_bytes.get(number, 0)
         self._held_bytes[number] = held + len(line)
@@ -105,11 +113,23 @@ class ClassicLines:
             return
         self._held.setdefault(number, []).append(line)
 
+    def _send(self, line: bytes, *, output: bool) -> None:
+        """A client that reads slowly loses output of the steps, said so once; it loses nothing else."""
+        if output and self._ready_bytes > _WAITING_BYTES:
+            if not self._lost:
+                self._lost = True
+                self._ready.append(stream_line("[output is left out: the client reads too slowly]\n"))
+            return
+        self._ready.append(line)
+        self._ready_bytes += len(line)
+        self._arrived.set()
+
     # --- to the client --------------------------------------------------------------------------------------------
 
     def take(self) -> bytes:
         """What is to be sent now."""
         lines, self._ready = self._ready, []
+        self._ready_bytes, self._lost = 0, False
         self._arrived.clear()
         return b"".join(lines)
 

@@ -42,7 +42,6 @@ from insula.engine.tarring import write_tar
 from insula.errors import Invalid, NotFound
 from insula.host.rmtree import remove_tree
 from insula.host.tarstream import Pipe, consume, produce
-from insula.host.threads import change
 from insula.host.untar import unpack
 from insula.images.blobs import digest_of
 from insula.images.bounded import Bounded
@@ -54,6 +53,8 @@ from insula.images.manifests import Platform, parse_platform
 from insula.images.metadata import LayerBlob
 from insula.images.reference import parse_name
 from insula.tasks import in_thread
+
+_SHORT = 64 * 1024  # a Dockerfile that is read at once; longer ones in a thread
 
 
 class NodeBuilder:
@@ -72,7 +73,8 @@ class NodeBuilder:
             raise Invalid("squash is only supported with experimental mode", field="squash")
         for tag in request.tags:
             parse_name(tag)
-        await in_thread(self._drafts.cache.load)
+        if not self._drafts.cache.loaded:
+            await in_thread(self._drafts.cache.load)
         async with AsyncExitStack() as kept:
             await kept.enter_async_context(self._drafts.hold())
             async with AsyncExitStack() as undo:
@@ -195,7 +197,7 @@ class NodeBuilder:
         """See the contract."""
         place = self._drafts.temporary("context")
         try:
-            await change(place.mkdir, mode=0o755)
+            place.mkdir(mode=0o755)
             yield Folder(path=str(place))
         finally:  # nobody needs to wait for that
             self._parts.tasks.spawn(in_thread(remove_tree, place, ignore_errors=True), "remove a build context")
@@ -240,7 +242,7 @@ async def read(sources: Sources, request: BuildRequest) -> Dockerfile:
     """The Dockerfile, taken apart. Raises BuildFault."""
     text = await sources.dockerfile()
     try:
-        return await in_thread(parse, text)
+        return parse(text) if len(text) <= _SHORT else await in_thread(parse, text)
     except DockerfileFault as fault:
         location = Location(start=fault.start, end=fault.end, file=request.dockerfile_path) if fault.start else None
         raise BuildFault(fault.message, location=location, field="dockerfile") from None

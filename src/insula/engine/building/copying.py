@@ -123,15 +123,21 @@ class Copying:
         remotes = [each for each in plan.sources if plan.what.add and _is_remote(each)]
         local = [each for each in plan.sources if each not in remotes]
         exclude = Matcher(plan.excludes) if plan.excludes else None
+        root, skip = "", None
         for url in remotes:
             found.append(await self._remote(plan, url, exclude))
         if local:
             root, skip = await self._root(source)
-            here = await in_thread(self._find, plan, root, local, skip, exclude)
-            found += here
-            if plan.what.add:
-                archives = await in_thread(self._archives, plan, here)
-        trees = await in_thread(digests.trees, found, owners=source is not None)
+
+        def look() -> str:
+            if local:
+                here = self._find(plan, root, local, skip, exclude)
+                found.extend(here)
+                if plan.what.add:
+                    archives.update(self._archives(plan, here))
+            return digests.trees(found, owners=source is not None)
+
+        trees = await in_thread(look)
         return Prepared(
             found=tuple(found),
             digest=key(trees, inline, sorted(posixpath.basename(each) for each in archives)),
