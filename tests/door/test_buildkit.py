@@ -318,6 +318,11 @@ def test_the_cache_is_shown_and_pruned(daemon: Daemon, folder: Folder) -> None:
     assert "local source" not in daemon.text("buildx", "du", "--verbose")
 
 
+def test_the_host_has_a_name(folder: Folder) -> None:
+    folder.write("Dockerfile", f"FROM {IMAGE}\nRUN ping -c 1 -w 5 thehost\n")
+    assert "1 packets received" in folder.build("--add-host", "thehost:host-gateway")
+
+
 def test_builders_are_listed(daemon: Daemon) -> None:
     said = daemon.text("buildx", "inspect")
     assert "Driver:        docker" in said and "linux/amd64" in said
@@ -372,6 +377,7 @@ def test_a_target_of_bake_is_the_context_of_another(daemon: Daemon, folder: Fold
         (("--provenance=true",), "Attestations are not supported"),
         (("--cache-to", "type=local,dest=/nowhere"), "a cache of type 'local' is not written here"),
         (("--platform", "linux/amd64,linux/arm64"), "type=moby takes one platform, not 2"),
+        (("-f", "https://example.invalid/Dockerfile"), "only Dockerfiles are built"),
         (("--network", "other"), 'network mode "other" not supported'),
         (("-o", "type=unknown"), "unknown"),
         (("-o", "type=oci,tar=false,dest=/tmp/never"), "tar=false is not done here"),

@@ -68,6 +68,7 @@ _FRONTEND_CAPS = (
     "statfile",
 )
 _LLB_CAPS = (
+    "constraints",
     "exec.meta.network",
     "exec.meta.security",
     "exec.meta.ulimit",
@@ -82,6 +83,7 @@ _LLB_CAPS = (
     "exporter.multiple",
     "exporter.sourcedateepoch",
     "file.base",
+    "meta.description",
     "platform",
     "source.git",
     "source.http",

@@ -117,6 +117,9 @@ class Service:
             "org.mobyproject.buildkit.worker.hostname": self.door.info.name,
             "org.mobyproject.buildkit.worker.snapshotter": "overlayfs",
         }
+        with suppress(NotFound):  # what `--add-host NAME:host-gateway` means is resolved by the client
+            gateway = (await self.engine.networks.get("default")).gateway
+            labels["org.mobyproject.buildkit.worker.moby.host-gateway-ip"] = gateway
         return Worker(self.door.info.id, labels, (self._platform(),), self.version())
 
     def version(self) -> Version:
