@@ -27,6 +27,7 @@ from insula.errors import HostFault, Unavailable
 
 _JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON
 _DEADLINE_S = 10.0
+_CHECKS = 5  # while others keep changing their rules
 _NETFILTER, _GETGEN, _REQUEST = 12, 10 << 8 | 16, 1
 
 
@@ -92,9 +93,7 @@ class Nft:
     def _run(self, commands: str, *, json: bool) -> str:
         if self._library is None or self._context is None:
             return self._spawn(commands, json=json)
-        before = self._generation()
-        if before != self._seen:
-            _check_readable()
+        before = self._checked()
         library, context = self._library, self._context
         library.nft_ctx_output_set_flags(context, _JSON if json else 0)
         code = library.nft_run_cmd_from_buffer(context, commands.encode())
@@ -105,6 +104,20 @@ class Nft:
         if code:
             raise _fault(commands, error.decode(errors="replace"))
         return output.decode(errors="replace")
+
+    def _checked(self) -> int | None:
+        """The number of the rule set, once it is known that the library can read that one; what others change during the check
+        is checked again. Raises Unavailable."""
+        before = self._generation()
+        for _ in range(_CHECKS):
+            if before == self._seen and before is not None:
+                break
+            _check_readable()
+            self._seen = before
+            if before is None:
+                break
+            before = self._generation()
+        return before
 
     def _generation(self) -> int | None:
         """The number of the kernel's present rule set, which each change of anybody raises; None when it cannot be asked."""
