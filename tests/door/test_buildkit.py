@@ -117,7 +117,7 @@ def test_a_failing_step_shows_its_output_and_its_line(folder: Folder) -> None:
     assert "before" in said
     assert "Dockerfile:2" in said and ">>> RUN --network=none echo before; exit 3" in said
     assert said.rstrip().endswith(
-        'ERROR: failed to solve: process "/bin/sh -c echo before; exit 3" did not complete successfully: exit code: 3'
+        'failed to solve: process "/bin/sh -c echo before; exit 3" did not complete successfully: exit code: 3'
     )
 
 
