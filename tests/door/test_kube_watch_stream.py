@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -79,6 +80,7 @@ async def test_an_error_ends_a_watch_with_a_status(door: Cluster, http: aiohttp.
     assert [each async for each in watch] == []
 
 
+@pytest.mark.may_block  # both clients live in this loop, and 15 MB go through each
 async def test_who_does_not_read_is_hung_up_on_and_slows_nobody(
     door: Cluster, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,3 +112,5 @@ async def test_who_does_not_read_is_hung_up_on_and_slows_nobody(
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(150 * 100_000)
     writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
