@@ -87,7 +87,9 @@ async def reconcile(context: Context, key: Key) -> Result:
     if taints != ((node.get("spec") or {}).get("taints") or []):
         guard = {"resourceVersion": node["metadata"]["resourceVersion"]}
         await context.client.patch(NODES, key.name, {"metadata": guard, "spec": {"taints": taints or None}})
-    here = [pod for pod in context.caches.list(PODS) if pod["spec"].get("nodeName") == key.name]
+    # Without taints nobody is driven away: thousands of nodes need not look through all pods.
+    pods = context.caches.list(PODS) if taints else ()
+    here = [pod for pod in pods if pod["spec"].get("nodeName") == key.name]
     if any(taint["key"] == UNREACHABLE for taint in taints):
         await each([_mark_unready(context, pod, now) for pod in here], f"readiness of pods on {key.name}")
     waits = await _evict(context, here, taints, now)
