@@ -151,7 +151,7 @@ class Exporting:
             ]
             step = held.enter_context(self._build.told.step("exporting to client directory"))
             part = held.enter_context(self._build.told.part(step, "copying files", "transferring"))
-            await send_folders(session, number, folders, part)
+            await send_folders(session, number, sorted(folders), part)
         return {}
 
 

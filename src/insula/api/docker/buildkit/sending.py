@@ -62,7 +62,7 @@ async def send_file(
 
 
 def walk(root: str, prefix: str = "") -> Iterator[Stat]:
-    """Every entry below a folder in the protocol's order, named below `prefix`; sockets are left out. Blocks."""
+    """Every entry below a folder in the protocol's order, named below `prefix`; sockets are left out. Blocks. Raises Invalid."""
     inodes: dict[tuple[int, int], str] = {}
     yield from _walk(root, prefix, inodes)
 
@@ -81,11 +81,13 @@ def _walk(folder: str, name: str, inodes: dict[tuple[int, int], str]) -> Iterato
 
 def _stat(entry: os.DirEntry[str], path: str, inodes: dict[tuple[int, int], str]) -> Stat | None:
     found = entry.stat(follow_symlinks=False)
-    if stat.S_ISSOCK(found.st_mode) or not path.isprintable() or any("\ud800" <= each <= "\udfff" for each in path):
+    if stat.S_ISSOCK(found.st_mode):
         return None
+    _check_text(path)
     link, size = "", 0
     if stat.S_ISLNK(found.st_mode):
         link = os.fspath(Path(entry.path).readlink())
+        _check_text(link)
     elif stat.S_ISREG(found.st_mode):
         size = found.st_size
         if found.st_nlink > 1:
@@ -102,6 +104,11 @@ def _stat(entry: os.DirEntry[str], path: str, inodes: dict[tuple[int, int], str]
         devmajor=os.major(found.st_rdev),
         devminor=os.minor(found.st_rdev),
     )
+
+
+def _check_text(name: str) -> None:
+    if any("\ud800" <= each <= "\udfff" for each in name):
+        raise Invalid(f"the name {os.fsencode(name)!r} is not UTF-8 and cannot be sent: use type=tar")
 
 
 async def send_folders(session: Session, exporter: int, folders: Sequence[tuple[str, str]], part: Part) -> None:
