@@ -18,7 +18,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,8 @@ class DnsServer:
         self._forwarder = Forwarder(resolv_conf, make_socket)
         self._zones: dict[str, Zone] = {}
         self._segments: dict[str, SegmentServer] = {}
-        self._names: dict[str, Names] = {}  # of every segment, by the network's id
+        self._there: dict[str, tuple[Network, Sequence[Endpoint]]] = {}  # on every segment, by the network's id
+        self._names: dict[str, Names] = {}  # made of that when somebody asks
         self._askers: dict[str, dict[str, Endpoint]] = {}  # network's id to address to end point
         self._places: dict[str, dict[str, Endpoint]] = {}  # owner to network's id to end point
         self.tasks = Tasks("dns")
@@ -83,7 +84,8 @@ class DnsServer:
         """Replace what a segment knows."""
         there = list(endpoints)
         self._forget_places(network.id)
-        self._names[network.id] = Names(network, there)
+        self._there[network.id] = network, there
+        self._names.pop(network.id, None)
         self._askers[network.id] = {each.address: each for each in there if each.address}
         for each in there:
             self._places.setdefault(each.owner, {})[network.id] = each
@@ -99,20 +101,26 @@ class DnsServer:
         """Stop serving a segment."""
         self._forget_places(network_id)
         self._names.pop(network_id, None)
+        self._there.pop(network_id, None)
         if server := self._segments.pop(network_id, None):
             await server.close()
 
     def asker(self, network_id: str, address: str) -> Asker:
         """Who asks from an address of a segment: the host itself, or an end point with all that its owner is on."""
-        first = self._names.get(network_id)
         here = self._askers.get(network_id, {}).get(address)
         if here is None:
-            return Asker(names=[first] if first else [])
+            return Asker(names=[self._names_of(network_id)] if network_id in self._there else [])
         places = self._places[here.owner]
-        names = [self._names[id] for id in (network_id, *(id for id in places if id != network_id))]
+        names = [self._names_of(id) for id in (network_id, *(id for id in places if id != network_id))]
         ways_out = any(each.gateway or each.gateway6 for each in places.values())
         resolvers = next((each.resolvers for each in places.values() if each.resolvers), ())
         return Asker(names=names, resolvers=resolvers, forward=ways_out)
+
+    def _names_of(self, network_id: str) -> Names:
+        names = self._names.get(network_id)
+        if names is None:
+            names = self._names[network_id] = Names(*self._there[network_id])
+        return names
 
     async def close(self) -> None:
         """Stop serving all."""

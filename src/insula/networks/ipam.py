@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+import socket
 from collections.abc import Collection, Iterable, Iterator
 
 from insula.errors import Conflict, Invalid, Unavailable
@@ -126,7 +127,10 @@ def choose_address(subnet: Subnet, taken: Collection[str], *, ip_range: str = ""
     within = parse_range(ip_range) if ip_range else subnet
     low = max(int(within.network_address), int(subnet.network_address) + 1)
     high = min(int(within.broadcast_address), int(subnet.broadcast_address) - (subnet.version == 4))
-    used = {int(ipaddress.ip_address(text)) for text in taken}
+    family = socket.AF_INET if subnet.version == 4 else socket.AF_INET6
+    used = {
+        int.from_bytes(socket.inet_pton(family, text), "big") for text in taken
+    }  # many: ipaddress takes 20 times as long
     after = int(ipaddress.ip_address(last)) + 1 if last else low
     start = after if low <= after <= high else low
     for number in (*range(start, min(high, start + len(used)) + 1), *range(low, min(high, low + len(used)) + 1)):
