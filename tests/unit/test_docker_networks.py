@@ -79,6 +79,7 @@ def test_refusals(fields: dict[str, Any], status: int, sentence: str) -> None:
             ],
         ),
         ({"Subnet": "10.1.0.0/24", "Gateway": "x"}, ["invalid gateway x: invalid address"]),
+        ({"Subnet": "fd00::%x/64"}, ["invalid subnet fd00::%x/64: invalid CIDR block notation"]),
         ({"Subnet": "10.1.0.0/24", "Gateway": "fd00::1"}, ["invalid gateway fd00::1: parent subnet is an IPv4 block"]),
         ({"Subnet": "10.1.0.0/24", "IPRange": "x"}, ["invalid ip-range x: invalid CIDR block notation"]),
         (

@@ -97,6 +97,15 @@ def test_several_subnets_fill_one_after_the_other() -> None:
     assert asked and asked[1].subnet == "10.2.0.0/30"
 
 
+@pytest.mark.parametrize("text", ["fd00::5%x } ; flush ruleset", "fd00::5%eth0"])
+def test_an_address_with_a_zone_never_becomes_a_rule(text: str) -> None:
+    both = made(AddressRange(subnet="10.1.0.0/24"), AddressRange(subnet="fd00::/64"), ipv6=True)
+    with pytest.raises(Invalid):
+        give(both, 6, text, [], {})
+    with pytest.raises(Invalid):
+        made(AddressRange(subnet="10.1.0.0/24"), AddressRange(subnet="fd00::/64", gateway=text), ipv6=True)
+
+
 def test_an_address_of_a_version_that_is_not_there() -> None:
     with pytest.raises(Invalid, match="does not belong to any of this network's subnets"):
         give(made(), 6, "fd00::5", [], {})

@@ -56,6 +56,10 @@ def test_a_bridge_chooses_what_was_left_open() -> None:
         ({"options": {options.MTU: "huge"}}, Invalid),
         ({"options": {options.ICC: "maybe"}}, Invalid),
         ({"options": {"com.docker.network.bridge.gateway_mode_ipv4": "other"}}, Invalid),
+        ({"options": {"com.docker.network.host_ipv4": "192.0.2.1 } ; flush ruleset"}}, Invalid),
+        ({"options": {"com.docker.network.host_ipv6": "fd00::1%x } ; flush ruleset"}}, Invalid),
+        ({"options": {"com.docker.network.bridge.host_binding_ipv4": "fd00::1%x"}}, Invalid),
+        ({"subnet": "fd00::%x/64"}, Invalid),
         ({"options": {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}}, Invalid),
         ({"ipv6": True}, Unavailable),
     ],
@@ -111,7 +115,13 @@ def test_host_addresses_of_mappings() -> None:
     assert check_mapping(PortMapping(container_port=80)) == ""
     assert check_mapping(PortMapping(container_port=80, host_ip="127.0.0.1")) == "127.0.0.1"
     assert check_mapping(PortMapping(container_port=80, host_ip="0::1")) == "::1"
-    for wrong in ({"host_ip": "x"}, {"host_port": 70000}, {"last_host_port": 70000}, {"protocol": "icmp"}):
+    for wrong in (
+        {"host_ip": "x"},
+        {"host_ip": "fd00::1%x } ; flush ruleset"},
+        {"host_port": 70000},
+        {"last_host_port": 70000},
+        {"protocol": "icmp"},
+    ):
         with pytest.raises(Invalid):
             check_mapping(PortMapping(container_port=80, **wrong))  # type: ignore[arg-type]
 

@@ -29,7 +29,7 @@ _SMALLEST = {4: 30, 6: 126}  # prefix lengths that leave a gateway and one more
 def parse_subnet(text: str, *, field: str = "subnet") -> Subnet:
     """A CIDR of the smallest useful size (a /30, a /126) or larger. Raises Invalid."""
     try:
-        subnet = ipaddress.ip_network(text)
+        subnet = ipaddress.ip_network(_zoneless(text))
     except ValueError as fault:
         raise Invalid(f"{text} is not a subnet such as 10.1.0.0/24: {fault}.", field=field) from None
     if not 8 <= subnet.prefixlen <= _SMALLEST[subnet.version]:
@@ -39,10 +39,16 @@ def parse_subnet(text: str, *, field: str = "subnet") -> Subnet:
     return subnet
 
 
+def _zoneless(text: str) -> str:
+    if "%" in text:
+        raise ValueError("a zone has no place here")
+    return text
+
+
 def parse_range(text: str) -> Subnet:
     """A CIDR of any size that addresses are given from. Raises Invalid."""
     try:
-        return ipaddress.ip_network(text, strict=False)
+        return ipaddress.ip_network(_zoneless(text), strict=False)
     except ValueError as fault:
         raise Invalid(f"{text} is not a range such as 10.1.0.128/25: {fault}.", field="ip_range") from None
 
@@ -53,7 +59,9 @@ def parse_address(text: str, *, field: str = "address", version: int = 0) -> Add
         address = ipaddress.ip_address(text)
     except ValueError:
         address = None
-    if address is None or version not in (0, address.version):
+    if (
+        address is None or version not in (0, address.version) or "%" in text
+    ):  # a zone would be text in rules of the firewall
         raise Invalid(f"{text} is not an {f'IPv{version}' if version else 'IP'} address.", field=field)
     return address
 

@@ -410,7 +410,8 @@ class NodeNetworks:
         )
         opened, new = self._ports.take(owner, behind, ports, who)
         direct = [a for v, a in ((4, endpoint.address), (6, endpoint.address6)) if a and routed[v]]
-        opened = [*opened, *self._ports.open_routed(owner, direct, ports)]
+        new += (routed_ports := self._ports.open_routed(owner, direct, ports))
+        opened = [*opened, *routed_ports]
         try:
             self._segments.apply_or_replace(firewall.add_ports(self._kernel.table, opened))
             self._kernel.forget_flows(new)

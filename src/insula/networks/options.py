@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from insula.errors import Invalid
 from insula.networks.contract import Network
+from insula.networks.ipam import parse_address
 
 _DOCKER = "com.docker.network."
 _BRIDGE = _DOCKER + "bridge."
@@ -86,6 +87,10 @@ def check_bridge(wish: Network) -> None:
             )
         if mode == "isolated" and not wish.internal:
             raise Invalid("gateway mode 'isolated' can only be used for an internal network", field=_MODE[version])
+        if source := source_address(wish, version):
+            parse_address(source, field=_SOURCE[version], version=version)
+    if binding := wish.options.get(HOST_BINDING, ""):
+        parse_address(binding, field=HOST_BINDING)
     prefix = wish.options.get(PREFIX, "")
     if prefix:
         check_interface(prefix + "0", PREFIX)

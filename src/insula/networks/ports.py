@@ -19,6 +19,7 @@ from insula.errors import Conflict, HostFault, Invalid, Unavailable, Unsupported
 from insula.model.instance import PortMapping
 from insula.networks.contract import Endpoint, Published
 from insula.networks.firewall import ANY, ANY6
+from insula.networks.ipam import parse_address
 
 Key = tuple[str, int, str]  # host address, port, protocol
 Place = tuple[str, str]  # a host address, and the end point's address that a port of it leads to
@@ -59,10 +60,7 @@ def check_mapping(mapping: PortMapping) -> str:
         raise Invalid(f"invalid protocol {mapping.protocol}: tcp, udp or sctp", field="protocol")
     if not mapping.host_ip:
         return ""
-    try:
-        return str(ipaddress.ip_address(mapping.host_ip))
-    except ValueError:
-        raise Invalid(f"invalid IP address {mapping.host_ip}", field="host_ip") from None
+    return str(parse_address(mapping.host_ip, field="host_ip"))
 
 
 def places_of(host_ip: str, endpoint: Endpoint) -> list[Place]:

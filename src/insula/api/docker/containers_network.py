@@ -133,7 +133,7 @@ def _address(text: str, version: int) -> str:
         address = ipaddress.ip_address(text)
     except ValueError:
         address = None
-    if address is None or address.version != version:
+    if address is None or address.version != version or "%" in text:
         raise Invalid(f"invalid IPv{version} address: {text}", field=f"IPAMConfig.IPv{version}Address")
     return str(address)
 
@@ -212,6 +212,9 @@ def _host_ip(text: str) -> str:
     if not text:
         return ""
     try:
-        return str(ipaddress.ip_address(text))
-    except ValueError as fault:
-        raise Invalid(f"invalid IP address: {text}", field="PortBindings.HostIp") from fault
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        address = None
+    if address is None or "%" in text:
+        raise Invalid(f"invalid IP address: {text}", field="PortBindings.HostIp")
+    return str(address)

@@ -223,8 +223,9 @@ def _faults(words: RangeWords, *, ipv6: bool) -> Iterator[str]:
 
 def _block(text: str) -> IpNetwork | None:
     address, slash, length = text.partition("/")
+    whole = address and slash and length.isascii() and length.isdecimal() and "%" not in address
     try:
-        return ipaddress.ip_network(text, strict=False) if address and slash and length.isdecimal() else None
+        return ipaddress.ip_network(text, strict=False) if whole else None
     except ValueError:
         return None
 
@@ -252,6 +253,8 @@ def _address_fault(text: str, subnet: IpNetwork) -> str:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
+        return "invalid address"
+    if "%" in text:
         return "invalid address"
     if address.version != subnet.version:
         return f"parent subnet is an IPv{subnet.version} block"
