@@ -104,6 +104,8 @@ def test_an_address_with_a_zone_never_becomes_a_rule(text: str) -> None:
         give(both, 6, text, [], {})
     with pytest.raises(Invalid):
         made(AddressRange(subnet="10.1.0.0/24"), AddressRange(subnet="fd00::/64", gateway=text), ipv6=True)
+    with pytest.raises(Invalid):
+        made(AddressRange(subnet="10.1.0.0/24"), AddressRange(subnet=f"{text}/64"), ipv6=True)
 
 
 def test_an_address_of_a_version_that_is_not_there() -> None:

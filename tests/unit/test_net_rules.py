@@ -59,7 +59,6 @@ def test_a_bridge_chooses_what_was_left_open() -> None:
         ({"options": {"com.docker.network.host_ipv4": "192.0.2.1 } ; flush ruleset"}}, Invalid),
         ({"options": {"com.docker.network.host_ipv6": "fd00::1%x } ; flush ruleset"}}, Invalid),
         ({"options": {"com.docker.network.bridge.host_binding_ipv4": "fd00::1%x"}}, Invalid),
-        ({"subnet": "fd00::%x/64"}, Invalid),
         ({"options": {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}}, Invalid),
         ({"ipv6": True}, Unavailable),
     ],
@@ -115,9 +114,10 @@ def test_host_addresses_of_mappings() -> None:
     assert check_mapping(PortMapping(container_port=80)) == ""
     assert check_mapping(PortMapping(container_port=80, host_ip="127.0.0.1")) == "127.0.0.1"
     assert check_mapping(PortMapping(container_port=80, host_ip="0::1")) == "::1"
+    zone = {"host_ip": "fd00::1%x } ; flush ruleset"}
     for wrong in (
+        zone,
         {"host_ip": "x"},
-        {"host_ip": "fd00::1%x } ; flush ruleset"},
         {"host_port": 70000},
         {"last_host_port": 70000},
         {"protocol": "icmp"},
