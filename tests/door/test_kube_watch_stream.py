@@ -114,3 +114,18 @@ async def test_who_does_not_read_is_hung_up_on_and_slows_nobody(
     writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
+
+
+async def test_an_old_client_gets_lines_without_chunks(door: Cluster, http: aiohttp.ClientSession) -> None:
+    await put(http, "a", x="1")
+    address = urlsplit(door.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls(door))
+    query = "watch=true&timeoutSeconds=1&fieldSelector=metadata.name%3Da"
+    writer.write(f"GET {MAPS}?{query} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"chunked" not in head.lower()
+    assert [json.loads(line)["object"]["data"] for line in body.splitlines()] == [{"x": "1"}]
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()

@@ -142,6 +142,7 @@ def test_the_protobuf_document_says_what_the_json_one_says() -> None:
     api = made()
     old = decoded(api.v2())
     data = openapi_protobuf.document(old)
+    assert data == openapi_protobuf.document(api.v2())
     assert set(entries(data, 9, 1)) == set(old["definitions"])
     paths = entries(data, 8, 2)
     assert set(paths) == set(old["paths"])

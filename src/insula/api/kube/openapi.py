@@ -79,7 +79,7 @@ class OpenApi:
         return await self._respond(request, f"v3 {group}/{version}", lambda: encode(self.v3(group, version)))
 
     def _v2_protobuf(self) -> bytes:
-        return openapi_protobuf.document(msgspec.json.decode(encode(self.v2())))
+        return openapi_protobuf.document(self.v2())
 
     async def _respond(
         self, request: web.Request, key: str, make: Callable[[], bytes], content_type: str = ""

@@ -26,7 +26,8 @@ _VARINT, _FIXED64, _BYTES = 0, 1, 2
 
 
 def document(spec: Mapping[str, Any]) -> bytes:
-    """A whole document from its JSON form. Takes a few hundred milliseconds for all built-in kinds: call it in a thread."""
+    """A whole document from its JSON form, in which definitions may still be text. Takes a few hundred milliseconds for all
+    built-in kinds: call it in a thread."""
     return _message(spec, _DOCUMENT, 16)
 
 
@@ -102,6 +103,11 @@ def _rows(**fields: tuple[int, Callable[[int], _Writer]]) -> _Rows:
 
 def _schema(value: Mapping[str, Any]) -> bytes:
     return _message(value, _SCHEMA, 31)
+
+
+def _definition(value: Mapping[str, Any] | msgspec.Raw) -> bytes:
+    """Decoded one at a time: all of them together would be tens of megabytes."""
+    return _schema(msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value)
 
 
 def _additional(number: int, value: Any) -> bytes:
@@ -213,5 +219,5 @@ _DOCUMENT: _Rows = _rows(
     consumes=(6, _strings),
     produces=(7, _strings),
     paths=(8, _bound(lambda number, value: _field(number, _map(value, lambda each: _message(each, _PATH, 10), 2)))),
-    definitions=(9, _bound(lambda number, value: _field(number, _map(value, _schema)))),
+    definitions=(9, _bound(lambda number, value: _field(number, _map(value, _definition)))),
 )
