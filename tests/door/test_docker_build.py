@@ -185,6 +185,10 @@ def test_stages(site: Site) -> None:
     image = site.image(text)
     shown = site.run(image, "busybox", "sh", "-c", "busybox ls -ln /one /two; busybox cat /one/l /two")
     assert " 5        6 " in shown and "l -> f" in shown and shown.endswith("1\n1\n2")
+    several = site.image(
+        "FROM busybox AS a\nRUN mkdir /d; echo x > /d/a; ln /d/a /d/b\nFROM busybox\nCOPY --from=a /d /e\n"
+    )
+    assert site.run(several, "sh", "-c", "stat -c %h /e/a; [ /e/a -ef /e/b ]") == "2"
     target = site.image(text, "--target", "one")
     assert site.run(target, "cat", "/d/f") == "1"
 

@@ -14,7 +14,7 @@ from insula.images.buildcache import CacheMount, Record
 from insula.images.drafts import Drafts
 from insula.tasks import in_thread
 
-_RECORDS = 20_000  # more are not kept, the least recently used go first
+_RECORDS = 5_000  # more are not kept, the least recently used go first
 
 
 async def listed(drafts: Drafts) -> Sequence[CacheRecord]:

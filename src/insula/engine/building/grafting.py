@@ -317,6 +317,14 @@ def _make_room(parent: int, name: str) -> None:
         os.unlink(name, dir_fd=parent)
 
 
+def _first_name(linked: dict[tuple[int, int], str], status: os.stat_result, relative: str) -> str | None:
+    """The place that holds this file already; None when it is the first of its names, or the only one."""
+    if status.st_nlink < 2 or not stat.S_ISREG(status.st_mode):
+        return None
+    first = linked.setdefault((status.st_dev, status.st_ino), relative)
+    return None if first == relative else first
+
+
 class _Graft:
     """Entries, one by one, with owners and modes as asked."""
 
@@ -326,6 +334,7 @@ class _Graft:
     def content(self, source: Found, top: int, *, set_top: bool) -> None:
         """A folder's content into a folder; that one gets the source's looks only when it is new."""
         folders: dict[str, int] = {"": top}
+        linked: dict[tuple[int, int], str] = {}  # files that have more names: where the first one was put
         later: list[tuple[str, os.stat_result, int]] = []
         try:
             for relative, path, status in walk(source):
@@ -338,8 +347,11 @@ class _Graft:
                     folders[relative] = self._folder(folders[above], name)
                     later.append((path, status, folders[relative]))
                     self._let_go(folders, relative, top, later)
-                else:
+                elif (first := _first_name(linked, status, relative)) is None:
                     self.entry(path, status, folders[above], name)
+                else:
+                    _make_room(folders[above], name)
+                    os.link(first, name, src_dir_fd=top, dst_dir_fd=folders[above], follow_symlinks=False)
             for path, status, opened in reversed(later):
                 self.finish_folder(path, status, opened)
         finally:
