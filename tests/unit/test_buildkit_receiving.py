@@ -247,3 +247,16 @@ async def test_a_tree_belongs_to_one_build_at_a_time(tmp_path: Path) -> None:
     (kept,) = await contexts.all()
     await contexts.remove(kept.id)
     assert await contexts.all() == [] and os.listdir(tmp_path / "passing") == []
+
+
+async def test_trees_are_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("insula.api.docker.buildkit.contexts.KEPT_BYTES", 100)
+    contexts = Contexts(tmp_path)
+    for number, size in enumerate((40, 40, 40)):
+        async with contexts.place(f"key{number}") as place:
+            contexts.sized(place, size)
+        os.utime(place.tree, (number, number))
+    assert sorted(kept.size_bytes for kept in await contexts.all()) == [40, 40]
+    async with contexts.place("large") as place:
+        contexts.sized(place, 1000)
+    assert await contexts.all() == []

@@ -237,7 +237,10 @@ class _Fetch:
                 self._told.step(words) as step,
                 self._told.part(step, f"transferring {name or 'context'}:", "transferring") as part,
             ):
-                await synchronize(self._session, place, folder, follow=follow, excludes=excludes, report=part.set)
+                size = await synchronize(
+                    self._session, place, folder, follow=follow, excludes=excludes, report=part.set
+                )
+            self._contexts.sized(place, size)
             return Folder(path=str(place.tree))
 
         return bring

@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -17,6 +17,7 @@ from insula.host.rmtree import remove_tree
 from insula.tasks import in_thread
 
 KEPT = 32
+KEPT_BYTES = 4 * 1024**3
 
 
 class Place(Struct, frozen=True):
@@ -41,6 +42,7 @@ class Contexts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._used: set[str] = set()
+        self._sizes: dict[str, int] = {}
         self._cleared = False
 
     @asynccontextmanager
@@ -60,12 +62,6 @@ class Contexts:
             if kept:
                 self._used.discard(name)
 
-    async def drop(self, key: str) -> None:
-        """Forget a tree whose state is not known, unless somebody uses it."""
-        name = hashlib.sha256(key.encode()).hexdigest()[:32]
-        if name not in self._used:
-            await in_thread(remove_tree, self._folder / "kept" / name)
-
     async def all(self) -> list[Kept]:
         """What is there."""
         return await in_thread(self._list)
@@ -73,6 +69,7 @@ class Contexts:
     async def remove(self, id: str) -> None:
         """One that is not in use. Repeatable."""
         if id not in self._used:
+            self._sizes.pop(id, None)
             await in_thread(remove_tree, self._folder / "kept" / id)
 
     def _open(self, name: str) -> Place:
@@ -89,33 +86,51 @@ class Contexts:
     def _close(self, place: Place, kept: bool) -> None:
         remove_tree(place.staging, ignore_errors=True)
         if not kept:
+            self._sizes.pop(place.tree.name, None)
             remove_tree(place.tree, ignore_errors=True)
             return
         os.utime(place.tree)
-        trees = sorted((self._folder / "kept").iterdir(), key=lambda tree: tree.stat().st_mtime, reverse=True)
-        for old in trees[KEPT:]:
-            if old.name not in self._used:
-                remove_tree(old, ignore_errors=True)
+        total = 0
+        for number, (_, tree) in enumerate(sorted(self._trees(), reverse=True)):
+            total += self._size(tree)
+            if (number >= KEPT or total > KEPT_BYTES) and tree.name not in self._used - {place.tree.name}:
+                remove_tree(tree, ignore_errors=True)
+                self._sizes.pop(tree.name, None)
+
+    def sized(self, place: Place, size_bytes: int) -> None:
+        """How much came into a tree; of one that is not told it is counted."""
+        self._sizes[place.tree.name] = size_bytes
+
+    def _size(self, tree: Path) -> int:
+        if tree.name not in self._sizes:
+            self._sizes[tree.name] = _size(tree)
+        return self._sizes[tree.name]
+
+    def _trees(self) -> list[tuple[float, Path]]:
+        """Last use and folder of each; one that another thread removes meanwhile is none."""
+        found = []
+        with suppress(FileNotFoundError):
+            for tree in (self._folder / "kept").iterdir():
+                with suppress(FileNotFoundError):
+                    found.append((tree.stat().st_mtime, tree))
+        return found
 
     def _list(self) -> list[Kept]:
-        try:
-            trees = list((self._folder / "kept").iterdir())
-        except FileNotFoundError:
-            return []
         return [
             Kept(
                 id=tree.name,
-                size_bytes=_size(tree),
-                last_used=time.time() if tree.name in self._used else tree.stat().st_mtime,
+                size_bytes=self._size(tree),
+                last_used=time.time() if tree.name in self._used else used,
                 in_use=tree.name in self._used,
             )
-            for tree in trees
+            for used, tree in self._trees()
         ]
 
 
 def _size(tree: Path) -> int:
-    return sum(
-        os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118
-        for folder, _, names in os.walk(tree)
-        for name in names
-    )
+    total = 0
+    for folder, _, names in os.walk(tree):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(f"{folder}/{name}").st_size
+    return total

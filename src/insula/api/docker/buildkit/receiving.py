@@ -33,9 +33,9 @@ _KEPT_XATTRS = ("user.", "security.capability")
 Report = Callable[[int], None]
 
 
-async def receive(stream: Stream, tree: Path, staging: Path, report: Report) -> None:
+async def receive(stream: Stream, tree: Path, staging: Path, report: Report) -> int:
     """Make `tree` what the sender has; `staging` is an empty folder beside it. `report` hears how many bytes came so far.
-    Raises Invalid, TooLarge, RpcFault, OSError (the disk)."""
+    Returns the size of all files. Raises Invalid, TooLarge, RpcFault, OSError (the disk)."""
     told = _Told(report)
     entries = await _listing(stream, told)
     wanted = await in_thread(prepare, tree, entries)
@@ -49,6 +49,7 @@ async def receive(stream: Stream, tree: Path, staging: Path, report: Report) -> 
     await stream.end()
     while (message := await stream.recv()) is not None:
         _checked(message)
+    return sum(entry.size for entry in entries if not entry.linkname)
 
 
 class _Told:

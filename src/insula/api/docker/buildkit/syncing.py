@@ -39,12 +39,12 @@ async def synchronize(
     follow: Sequence[str] = (),
     excludes: Sequence[str] = (),
     report: Report,
-) -> None:
-    """Bring a tree in line with a client's folder. Raises Invalid, NotFound, Unsupported, RpcFault."""
+) -> int:
+    """Bring a tree in line with a client's folder. Returns its size in bytes. Raises Invalid, NotFound, Unsupported, RpcFault."""
     method = session.need(METHOD)
     try:
         async with session.connection.call(method, metadata(folder, follow, excludes)) as stream:
-            await receive(stream, place.tree, place.staging, report)
+            return await receive(stream, place.tree, place.staging, report)
     except RpcFault as fault:
         if fault.code == Code.UNKNOWN:
             raise Invalid(str(fault)) from None
