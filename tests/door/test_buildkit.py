@@ -323,6 +323,16 @@ def test_the_host_has_a_name(folder: Folder) -> None:
     assert "1 packets received" in folder.build("--add-host", "thehost:host-gateway")
 
 
+def test_without_the_plugin_the_classic_builder_is_used(daemon: Daemon, folder: Folder, tmp_path: Path) -> None:
+    plain = {"DOCKER_CONFIG": str(tmp_path / "no-plugins")}
+    if not daemon.docker("buildx", "version", env=plain, check=None).returncode:
+        pytest.skip("buildx is installed for everybody on this machine")
+    done = daemon.docker("build", str(folder.path), env=plain)
+    assert b"legacy builder is deprecated" in done.stderr and b"Step 1/" in done.stdout
+    said = daemon.docker("build", str(folder.path), env={**plain, "DOCKER_BUILDKIT": "1"}, check=1)
+    assert b"buildx component is missing" in said.stderr
+
+
 def test_builders_are_listed(daemon: Daemon) -> None:
     said = daemon.text("buildx", "inspect")
     assert "Driver:        docker" in said and "linux/amd64" in said
