@@ -154,3 +154,31 @@ def test_programs_can_tell_that_this_is_docker(daemon: Daemon) -> None:
     assert len(layers[1]) == len(layers[0]) + 1
     daemon.docker("rm", name)
     daemon.docker("rmi", "plain")
+
+
+def test_shareable_ipc_can_be_joined_and_private_not(daemon: Daemon) -> None:
+    with daemon.container(
+        "--network", "none", "--ipc", "shareable", "--shm-size", "1m", IMAGE, "sleep", "100"
+    ) as donor:
+        daemon.docker("exec", donor, "touch", "/dev/shm/here")
+        run = ("run", "--rm", "--network", "none", "--ipc", f"container:{donor}", IMAGE)
+        assert daemon.text(
+            *run, "sh", "-c", "ls /dev/shm; touch /dev/shm/there; readlink /proc/self/ns/ipc"
+        ).splitlines() == [
+            "here",
+            daemon.text("exec", donor, "readlink", "/proc/self/ns/ipc"),
+        ]
+        assert daemon.text("exec", donor, "ls", "/dev/shm").split() == ["here", "there"]
+        daemon.docker("restart", "-t", "0", donor)
+        assert daemon.text("exec", donor, "ls", "/dev/shm") == ""
+        daemon.docker("stop", "-t", "0", donor)
+        assert not [
+            line
+            for line in Path("/proc/mounts").read_text().splitlines()
+            if f"{daemon.folder}" in line and "/shm " in line
+        ]
+        refused = daemon.docker(*run, "true", check=125)
+        assert b"is not running" in refused.stderr
+    with daemon.container("--network", "none", IMAGE, "sleep", "100") as donor:
+        refused = daemon.docker("run", "--rm", "--ipc", f"container:{donor}", IMAGE, "true", check=125)
+        assert b"non-shareable IPC (hint: use IpcMode:shareable for the donor container)" in refused.stderr

@@ -36,7 +36,8 @@ async def commit(
     freeze = pause and resident.running and not entry.paused and Capability.PAUSE in resident.driver.capabilities
     async with contextlib.AsyncExitStack() as undo:
         if freeze and await _frozen(resident):
-            undo.push_async_callback(_thaw, resident)
+            parts.say(resident, "pause")
+            undo.push_async_callback(_thaw, parts, resident)
         return await parts.images.commit(
             entry.upper,
             base=resident.image,
@@ -55,9 +56,10 @@ async def _frozen(resident: Resident) -> bool:
     return True
 
 
-async def _thaw(resident: Resident) -> None:
+async def _thaw(parts: Parts, resident: Resident) -> None:
     with contextlib.suppress(Conflict):  # killed meanwhile
         await resident.driver.resume(resident.handle)
+        parts.say(resident, "unpause")
 
 
 def _words(config: InstanceConfig, image: ImageConfig) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from insula.engine.supervising import cancel_restart, removal, watch
 from insula.errors import Conflict, Invalid
 from insula.images.contract import ImageConfig
 from insula.model.instance import Resources, RestartPolicy
+from insula.tasks import finish
 
 _KILL_GRACE_S = 10.0
 _SETTLE_S = 60.0
@@ -65,7 +66,11 @@ async def stop(parts: Parts, resident: Resident, *, timeout_s: float | None, sig
             cancel_restart(resident)
         elif resident.running:
             await _stop(parts, resident, number, grace_s)
+        elif resident.entry.stage is Stage.ENDING:  # of itself: its policy must not bring it back
+            await resident.save(user_stopped=True)
         await resident.settled.wait()
+        if resident.restarting:
+            cancel_restart(resident)
 
 
 def _grace(parts: Parts, resident: Resident, timeout_s: float | None) -> float:
@@ -94,8 +99,19 @@ async def finish_stop(parts: Parts, resident: Resident) -> None:
             await resident.driver.resume(handle)
         await resident.save(paused=False)
     parts.say(resident, "kill", signal=str(wish.signal))
-    await resident.driver.stop(handle, wish.signal, wish.grace_s)
-    await resident.settled.wait()
+    telling = asyncio.create_task(_tell_force(parts, resident, wish), name=f"engine/grace {resident.id[:12]}")
+    try:
+        await resident.driver.stop(handle, wish.signal, wish.grace_s)
+        await resident.settled.wait()
+    finally:
+        await finish(telling)
+
+
+async def _tell_force(parts: Parts, resident: Resident, wish: StopWish) -> None:
+    """The event of the kill that follows a grace that was not used."""
+    await asyncio.sleep(wish.grace_s)
+    if resident.running and wish.signal != signals.SIGKILL:
+        parts.say(resident, "kill", signal=str(int(signals.SIGKILL)))
 
 
 def _image_config(resident: Resident) -> ImageConfig:
@@ -204,6 +220,7 @@ async def remove(parts: Parts, resident: Resident, *, force: bool, volumes: bool
 
 async def _kill_now(parts: Parts, resident: Resident) -> None:
     await resident.save(user_stopped=True)
+    parts.say(resident, "kill", signal=str(int(signals.SIGKILL)))
     await resident.driver.stop(resident.handle, signals.SIGKILL, _KILL_GRACE_S)
     async with asyncio.timeout(_SETTLE_S):
         await resident.settled.wait()
@@ -270,7 +287,10 @@ async def update(
         config = resident.entry.config
         if restart is not None:
             if config.auto_remove and restart.name != "no":
-                raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
+                raise Conflict(
+                    f"Cannot update container {resident.id}: "
+                    "Restart policy cannot be updated because AutoRemove is enabled for the container"
+                )
             config = msgspec.structs.replace(config, restart=restart)
         if resources is not None:
             config = msgspec.structs.replace(config, resources=merge_resources(config.resources, resources))

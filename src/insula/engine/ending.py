@@ -15,6 +15,7 @@ from insula.engine.lifecycle import Verb
 from insula.engine.parts import Parts
 from insula.engine.records import Stage
 from insula.engine.resident import Resident
+from insula.engine.sharing import drop_shm
 from insula.engine.steps import Plan, Step, tear_down
 from insula.errors import HostFault, NotFound
 from insula.tasks import in_thread
@@ -91,6 +92,12 @@ async def clear_network(work: Ending) -> None:
     work.resident.endpoints, work.resident.published = (), ()
 
 
+async def clear_shm(work: Ending) -> None:
+    """The shared memory of one that others could join."""
+    if work.resident.entry.config.ipc_mode == "shareable":
+        await in_thread(drop_shm, work.parts.folder(work.resident.id) / "shm")
+
+
 async def _unmount(work: Ending) -> None:
     if work.resident.root_users == 0:
         await work.parts.images.unmount(work.resident.id, remove=False)
@@ -124,6 +131,7 @@ async def _disks(work: Ending) -> None:
 
 
 async def _folder(work: Ending) -> None:
+    await clear_shm(work)
     await in_thread(shutil.rmtree, work.parts.folder(work.resident.id), ignore_errors=True)
 
 
@@ -140,7 +148,7 @@ async def _forget(work: Ending) -> None:
 
 END: Plan[Ending] = (
     (Step("end.driver", clear_driver), Step("end.network", clear_network)),
-    (Step("end.unmount", _unmount), Step("end.volumes", leave_volumes)),
+    (Step("end.unmount", _unmount), Step("end.volumes", leave_volumes), Step("end.shm", clear_shm)),
     (Step("end.settle", _settle),),
 )
 

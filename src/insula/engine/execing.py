@@ -24,19 +24,32 @@ from insula.images.contract import ImageConfig
 from insula.model.instance import Process
 from insula.tasks import in_thread
 
+_CANNOT_RUN = 126  # as a shell says it
+
 
 async def create(parts: Parts, resident: Resident, process: Process, *, user: str, env: Sequence[str]) -> Exec:
-    """Record it. Raises Conflict (not running, paused), Invalid (unknown user, no command), Unsupported."""
+    """Record it. Raises Conflict (not running, paused), Invalid (no command), Unsupported."""
     need(resident.driver, Capability.EXEC)
+    if resident.restarting:
+        raise Conflict(f"Container {resident.id} is restarting, wait until the container is running")
     refuse_unless_running(resident.entry)
     if resident.entry.paused:
         raise Conflict(f"container {resident.id} is paused, unpause the container before exec")
     if not process.args:
         raise Invalid("No exec command specified", field="process.args")
-    execution = Execution(new_id(), resident.id, await _resolve(parts, resident, process, user, tuple(env)))
+    try:
+        resolved, fault = await _resolve(parts, resident, process, user, tuple(env)), None
+    except Invalid as unknown:  # told when it is started, as with dockerd
+        resolved, fault = process, unknown
+    execution = Execution(new_id(), resident.id, resolved, fault)
     parts.executions.add(execution)
-    parts.say(resident, "exec_create: " + " ".join(process.args), execID=execution.id)
+    parts.say(resident, f"exec_create: {_words(process)}", execID=execution.id)
     return execution.view()
+
+
+def _words(process: Process) -> str:
+    """As the Docker Engine joins them: a program without arguments is followed by a space."""
+    return f"{process.args[0]} {' '.join(process.args[1:])}"
 
 
 async def _resolve(parts: Parts, resident: Resident, process: Process, user: str, env: tuple[str, ...]) -> Process:
@@ -67,13 +80,16 @@ async def start(parts: Parts, exec_id: str) -> Streams:
     if resident.entry.paused:
         raise Conflict(f"container {resident.id} is paused, unpause the container before exec")
     execution.started = True
+    if execution.fault is not None:
+        execution.end(_CANNOT_RUN)
+        raise HostFault(execution.fault.message, code=_CANNOT_RUN)
+    parts.say(resident, f"exec_start: {_words(execution.process)}", execID=execution.id)
     try:
         execution.handle = await resident.driver.exec(resident.handle, execution.id, execution.process)
     except BaseException as fault:
         code = fault.code if isinstance(fault, HostFault) else None
-        execution.end(code if code in (126, 127) else 126)
+        execution.end(code if code in (_CANNOT_RUN, 127) else _CANNOT_RUN)
         raise
-    parts.say(resident, "exec_start: " + " ".join(execution.process.args), execID=execution.id)
     parts.tasks.spawn(_watch(parts, resident, execution), f"exec {execution.id[:12]}")
     return execution.streams
 

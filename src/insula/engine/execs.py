@@ -8,7 +8,7 @@ import time
 
 from insula.drivers.driver import ExecHandle, Streams
 from insula.engine.contract import Exec
-from insula.errors import NotFound
+from insula.errors import InsulaError, NotFound
 from insula.model.instance import Process
 
 _KEPT_S = 300.0  # how long an ended one can still be asked about, as the Docker Engine keeps them
@@ -17,10 +17,11 @@ _KEPT_S = 300.0  # how long an ended one can still be asked about, as the Docker
 class Execution:
     """One exec: recorded, perhaps running, perhaps ended."""
 
-    def __init__(self, id: str, instance: str, process: Process) -> None:
+    def __init__(self, id: str, instance: str, process: Process, fault: InsulaError | None = None) -> None:
         self.id = id
         self.instance = instance
         self.process = process
+        self.fault = fault  # why it can never run
         self.started = False
         self.handle: ExecHandle | None = None
         self.exit_code: int | None = None

@@ -12,7 +12,7 @@ from insula.engine.lifecycle import refuse_unless_running
 from insula.engine.parts import Parts
 from insula.engine.records import SandboxEntry
 from insula.engine.resident import Resident
-from insula.errors import Invalid, NotFound
+from insula.errors import Conflict, Invalid, NotFound
 from insula.model.instance import InstanceConfig, NetworkAttachment
 from insula.networks.contract import Endpoint, Published
 from insula.networks.options import has_gateway
@@ -47,7 +47,7 @@ async def namespaces_of(parts: Parts, resident: Resident) -> Namespaces:
         return _in_sandbox(parts, config, sandbox)
     ipcns, shm = _ipc(parts, config)
     shared = mode.startswith(INSTANCE)
-    peer = _running(parts, mode.removeprefix(INSTANCE)) if shared else None
+    peer = _network_peer(parts, mode.removeprefix(INSTANCE)) if shared else None
     return Namespaces(
         netns=_peer_netns(peer) if peer else "" if mode == "host" else await parts.networks.make_namespace(resident.id),
         own_netns=not shared and mode != "host",
@@ -78,8 +78,26 @@ def _ipc(parts: Parts, config: InstanceConfig) -> tuple[str | None, str]:
         case "host":
             return "", HOST_SHM
         case mode:
-            peer = _running(parts, _reference(mode))
-            return f"/proc/{peer.entry.pid}/ns/ipc", f"/proc/{peer.entry.pid}/root/dev/shm"
+            return _ipc_of(parts, _running(parts, _reference(mode)))
+
+
+def _ipc_of(parts: Parts, peer: Resident) -> tuple[str, str]:
+    """Another instance's, where it was made to be shared. Raises Conflict with the Docker Engine's sentence."""
+    match peer.entry.config.ipc_mode:
+        case "host":
+            return "", HOST_SHM
+        case "shareable":
+            return f"/proc/{peer.entry.pid}/ns/ipc", str(shm_of(parts, peer))
+        case _:
+            raise Conflict(
+                f"can't join IPC of container {peer.id}: non-shareable IPC "
+                "(hint: use IpcMode:shareable for the donor container)"
+            )
+
+
+def shm_of(parts: Parts, resident: Resident) -> Path:
+    """Where the shared memory of a shareable one is mounted on the host."""
+    return parts.folder(resident.id) / "shm"
 
 
 def _other(parts: Parts, mode: str, kind: str) -> str | None:
@@ -97,6 +115,13 @@ def _reference(mode: str) -> str:
     if not colon or word not in ("instance", "container"):
         raise Invalid(f"{mode!r} is not a namespace mode: use host, private or instance:ID")
     return reference
+
+
+def _network_peer(parts: Parts, reference: str) -> Resident:
+    peer = parts.find(reference)
+    if not peer.running:
+        raise Conflict(f"cannot join network of a non running container: {peer.id}")
+    return peer
 
 
 def _running(parts: Parts, reference: str) -> Resident:

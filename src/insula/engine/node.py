@@ -249,6 +249,7 @@ class NodeEngine:
         resident = self._parts.find(id)
         refuse_unless_running(resident.entry)
         need(resident.driver, Capability.TOP)
+        self._parts.say(resident, "top")
         return await resident.driver.pids(resident.handle)
 
     async def processes(self, id: str) -> Sequence[ProcessRow] | None:
@@ -343,7 +344,9 @@ class NodeEngine:
 
     def get_archive(self, id: str, path: str) -> AsyncIterator[bytes]:
         """See the contract."""
-        return archives.get_archive(self._parts, self._parts.find(id), path)
+        resident = self._parts.find(id)
+        self._parts.say(resident, "archive-path")
+        return archives.get_archive(self._parts, resident, path)
 
     async def put_archive(
         self,
@@ -359,7 +362,7 @@ class NodeEngine:
         await archives.put_archive(
             self._parts, resident, path, archive, no_overwrite_dir=no_overwrite_dir, as_user=as_user
         )
-        self._parts.say(resident, "extract-to-dir", path=path)
+        self._parts.say(resident, "extract-to-dir")
 
     async def changes(self, id: str) -> Sequence[tuple[str, int]]:
         """See the contract."""
@@ -371,7 +374,9 @@ class NodeEngine:
 
     def export(self, id: str) -> AsyncIterator[bytes]:
         """See the contract."""
-        return archives.export(self._parts, self._parts.find(id))
+        resident = self._parts.find(id)
+        self._parts.say(resident, "export")
+        return archives.export(self._parts, resident)
 
     async def commit(
         self,
@@ -389,7 +394,7 @@ class NodeEngine:
             self._parts, resident, name, message=message, author=author, pause=pause, config=config
         )
         image = await self._carry(work, "commit")
-        self._parts.say(resident, "commit", comment=message)
+        self._parts.say(resident, "commit", comment=message, imageID=image.id, imageRef=next(iter(image.names), ""))
         return image
 
     # --- sandboxes ----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from insula.drivers.driver import Exit, Phase, Status
 from insula.engine import execing, sandboxes
 from insula.engine.attaching import drop_strays
 from insula.engine.controls import finish_stop, remove
-from insula.engine.ending import Ending, clear_driver, clear_network, leave_volumes, let_go
+from insula.engine.ending import Ending, clear_driver, clear_network, clear_shm, leave_volumes, let_go
 from insula.engine.health import check_for
 from insula.engine.healthrules import begun
 from insula.engine.leftovers import clear_half_made, read_word
@@ -221,7 +221,12 @@ async def _undo_root(work: Ending) -> None:
 
 UNDO_START: Plan[Ending] = (
     (Step("undo.driver", clear_driver),),
-    (Step("undo.network", clear_network), Step("undo.root", _undo_root), Step("undo.volumes", leave_volumes)),
+    (
+        Step("undo.network", clear_network),
+        Step("undo.root", _undo_root),
+        Step("undo.volumes", leave_volumes),
+        Step("undo.shm", clear_shm),
+    ),
 )
 
 

@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from insula import clock
 from insula.drivers.driver import Capability, Handle, Phase
 from insula.engine import links
@@ -22,7 +24,15 @@ from insula.engine.guests import guest_driver
 from insula.engine.health import check_for
 from insula.engine.healthrules import begun
 from insula.engine.hostfiles import hosts_text, resolv_text
-from insula.engine.joining import Namespaces, connect_all, host_text, nameservers, namespaces_of, publish_all
+from insula.engine.joining import (
+    Namespaces,
+    connect_all,
+    host_text,
+    nameservers,
+    namespaces_of,
+    publish_all,
+    shm_of,
+)
 from insula.engine.leftovers import leave_word
 from insula.engine.lifecycle import Verb
 from insula.engine.logattributes import tag_of
@@ -30,6 +40,7 @@ from insula.engine.machines import machine_spec
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
 from insula.engine.resolve import HOST_FILES, Surroundings, hostname_of, resolve
+from insula.engine.sharing import drop_shm, make_shm
 from insula.engine.sources import check_propagation, pin
 from insula.engine.steps import Plan, Step, Undo, set_up
 from insula.engine.users import Accounts, read_accounts
@@ -132,6 +143,11 @@ async def _volumes(work: Start) -> None:
 async def _namespaces(work: Start) -> None:
     work.undo.push(work.parts.networks.drop_namespace, work.resident.id)
     work.namespaces = await namespaces_of(work.parts, work.resident)
+    if work.resident.entry.config.ipc_mode == "shareable" and work.resident.entry.config.machine is None:
+        shm = shm_of(work.parts, work.resident)
+        work.undo.push(in_thread, drop_shm, shm)
+        await in_thread(make_shm, shm, work.resident.entry.config.shm_size_bytes)
+        work.namespaces = msgspec.structs.replace(work.namespaces, shm=str(shm))
     work.hostname = work.namespaces.hostname or hostname_of(
         work.resident.entry.config, work.resident.id, host=work.parts.hostname
     )

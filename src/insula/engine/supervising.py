@@ -60,6 +60,7 @@ async def ended(parts: Parts, resident: Resident, exit: Exit) -> None:
         log.error("clearing up after an instance failed", extra={"instance": resident.id}, exc_info=fault)
     finally:
         resident.silent.set()
+        again = again and not resident.entry.user_stopped  # somebody may have stopped it meanwhile
         resident.restarting = again
         resident.settled.set()
     if resident.removal is None:

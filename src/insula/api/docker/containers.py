@@ -113,7 +113,8 @@ async def start(call: Call) -> web.StreamResponse:
     if call.text("checkpoint"):
         raise Invalid("starting from a checkpoint is not supported", field="checkpoint")
     engine, id = call.door.engine, call.params["id"]
-    if (await engine.get(id)).state.name == "running":
+    state = (await engine.get(id)).state
+    if state.name == "running" and state.pid:  # without a process it is just ending, and the start follows that
         return web.Response(status=NOT_MODIFIED)
     await engine.start(id)
     return web.Response(status=NO_CONTENT)
@@ -186,7 +187,7 @@ async def update(call: Call) -> web.StreamResponse:
     _check_conflicts(instance, words)
     policy = None
     if words.restart_policy.name:
-        policy = restart_of(words.restart_policy, auto_remove=instance.config.auto_remove)
+        policy = restart_of(words.restart_policy)
     await engine.update(id, resources=resources, restart=policy)
     return json_response({"Warnings": warnings or None})
 
