@@ -114,8 +114,7 @@ def _keep(writer: BlobWriter, members: Members, member: Any) -> Member:
     try:
         for _, data in members.content(member):
             writer.write(data)
-        # Flushed later, when it is known which of the files are needed.
-        return Member(digest=writer.commit(durable=False), size=writer.size)
+        return Member(digest=writer.commit(), size=writer.size)
     finally:
         writer.abort()
 

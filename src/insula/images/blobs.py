@@ -3,9 +3,9 @@
 What comes from a registry is written to `blobs/partial/<hex>`, so that a pull that was cut short, by whatever, goes on there;
 when whole it is linked, not renamed, and the first name goes when an image has been written down that needs it.
 
-A blob that is there is whole and right. It is flushed to disk before an image that needs it is acknowledged, so a crash of
-the machine cannot leave an image with half a blob; a blob that no image needs yet may be damaged by such a crash, and is
-swept at the next start. Unpacked layers need no such care: they can be made again from the blobs, see `layers.py`.
+A blob that is there is whole and right, unless the machine itself lost its power since: then the images that were not yet
+written back to the disk are read whole at the next start and dropped where they are damaged, see `content.py`; a blob that no
+image needs is swept. Unpacked layers need no such care: they can be made again from the blobs, see `layers.py`.
 """
 
 from __future__ import annotations
@@ -146,17 +146,12 @@ class Blobs:
             else:
                 Path(entry.path).unlink(missing_ok=True)
 
-    def flush(self, digests: Iterable[str]) -> None:
-        """Write blobs that were committed without `durable` back to disk, and their names. Blocks. Raises HostFault."""
-        for path in (*(self.path(digest) for digest in digests), self._folder):
-            try:
-                file = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(file)
-                finally:
-                    os.close(file)
-            except OSError as error:
-                raise disk_fault(error, f"write {path.name} back to disk") from None
+    def verify(self, digest: str) -> None:
+        """Read a blob whole. Blocks. Raises Invalid when it is damaged, FileNotFoundError."""
+        with self.path(digest).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if f"sha256:{found}" != digest:
+            raise Invalid(f"the blob {digest} is damaged")
 
 
 class BlobWriter:
@@ -206,16 +201,14 @@ class BlobWriter:
         self._hash = hashlib.sha256()
         self.size = 0
 
-    def commit(self, digest: str = "", *, durable: bool = True) -> str:
-        """Keep it. Raises Invalid when the content does not have the promised digest."""
+    def commit(self, digest: str = "") -> str:
+        """Keep it; the disk may have it later. Raises Invalid when the content does not have the promised digest."""
         found = "sha256:" + self._hash.hexdigest()
         if digest and found != digest:
             self._keeps = False
             self.abort()
             raise Invalid(f"the content does not have the digest that was promised: {digest}, but {found}")
         try:
-            if durable:
-                os.fdatasync(self._file)
             self._close()
             if self._keeps:
                 with suppress(FileExistsError):

@@ -22,8 +22,18 @@ from insula.images import manifests
 from insula.images.blobs import Blobs
 from insula.images.buildcache import BuildCache
 from insula.images.contract import Image
+from insula.images.flushing import Flusher, Unsafe
 from insula.images.layers import Layers, chain_ids
-from insula.images.metadata import Catalog, Entry, LayerBlob, Metadata, with_image, with_orphans, without_image
+from insula.images.metadata import (
+    Catalog,
+    Entry,
+    LayerBlob,
+    Metadata,
+    with_image,
+    with_orphans,
+    with_safe,
+    without_image,
+)
 from insula.images.rootfs import RootFilesystems
 from insula.tasks import in_thread
 
@@ -39,7 +49,8 @@ class Content:
         folder.chmod(0o700)
         self.folder = folder
         self.blobs = Blobs(folder / "blobs", folder / "tmp")
-        self.layers = Layers(folder / "layers", self.blobs)
+        self.flusher = Flusher(folder, self._unsafe, self._mark_safe)
+        self.layers = Layers(folder / "layers", self.blobs, self.flusher.soon)
         self.metadata = Metadata(folder / "images.json")
         self.rootfs = RootFilesystems(folder / "rootfs", self.layers, folder / "tmp")
         self.cache = BuildCache(folder / "buildcache")
@@ -89,7 +100,7 @@ class Content:
         digests: Sequence[str] = (),
         parent: str = "",
     ) -> Image:
-        """Make an image of blobs that are here: unpack, verify, flush, and only then write it down. Call inside `hold()`.
+        """Make an image of blobs that are here: unpack, verify, and only then write it down. Call inside `hold()`.
 
         Raises Invalid (damaged, wrong digests), TooLarge, HostFault.
         """
@@ -100,20 +111,19 @@ class Content:
             raise Invalid("the image configuration lists other layers than its manifest")
         identity = await change(self.blobs.put, config)
         digests_needed = {layer.digest for layer in layers}
-        records, _ = await asyncio.gather(
-            self.layers.ensure_all(parsed.diff_ids, [layer.digest for layer in layers]),
-            change(self.blobs.flush, digests_needed | {identity}),
-        )
+        records = await self.layers.ensure_all(parsed.diff_ids, [layer.digest for layer in layers])
         entry = Entry(
             id=identity,
             layers=tuple(layers),
             size_bytes=sum(record.size_bytes for record in records),
             digests=tuple(digests),
             parent=parent,
+            boot=self.layers.boot,
         )
         now = clock.rfc3339_nano(clock.now())
         await self.metadata.change(lambda catalog: with_image(catalog, entry, tuple(names), now=now))
         await in_thread(self.blobs.settle, digests_needed | {identity})
+        self.flusher.soon()
         return await in_thread(self.image, identity)
 
     async def ensure(self, identity: str) -> tuple[str, ...]:
@@ -186,20 +196,38 @@ class Content:
             log.error("an image has lost content on disk and is dropped; pull it again", extra={"image": identity})
             await self.metadata.change(partial(without_image, image=identity))
         await self.sweep()
+        if self._unsafe():
+            self.flusher.soon()
 
     def _broken(self) -> list[str]:
-        """Images that a damaged disk took content from; the others' configurations are read ahead."""
-        broken = []
+        """Images that a damaged disk took content from; the others' configurations are read ahead. Those that were not safe
+        when the machine itself stopped are read whole."""
+        broken, sound = [], set[str]()
         for identity, entry in self._entries().items():
             try:
                 self.image(identity)
-                for layer in entry.layers:
-                    if self.blobs.size(layer.digest) != layer.size_bytes:
-                        raise FileNotFoundError(layer.digest)
+                for digest, size in ((identity, None), *((layer.digest, layer.size_bytes) for layer in entry.layers)):
+                    if size is not None and self.blobs.size(digest) != size:
+                        raise FileNotFoundError(digest)
+                    if entry.boot not in ("", self.layers.boot) and digest not in sound:
+                        self.blobs.verify(digest)
+                        sound.add(digest)
             except (OSError, InsulaError):
                 broken.append(identity)
         return broken
 
+    # --- flushing -------------------------------------------------------------------------------------------------
+
+    def _unsafe(self) -> Unsafe:
+        images = tuple(identity for identity, entry in self._entries().items() if entry.boot)
+        return Unsafe(tuple(self.layers.unsafe()), images)
+
+    async def _mark_safe(self, found: Unsafe) -> None:
+        await in_thread(self.layers.mark_safe, found.chains)
+        if found.images:
+            await self.metadata.change(partial(with_safe, images=found.images))
+
     async def close(self) -> None:
         """Wait for what runs in the background."""
+        await self.flusher.close()
         await self.layers.close()

@@ -211,7 +211,7 @@ def written_layer(blobs: Blobs, folder: str) -> tuple[LayerBlob, int]:
     writer = blobs.writer()
     try:
         size = write_diff(folder, writer)
-        digest = writer.commit(durable=False)
+        digest = writer.commit()
     finally:
         writer.abort()
     return LayerBlob(diff_id=digest, digest=digest, media_type=manifests.OCI_LAYER, size_bytes=writer.size), size

@@ -2,14 +2,13 @@
 
 A layer is unpacked under a temporary name, its content verified against its diff id, and renamed: what has the final name
 is complete. It is not flushed to disk file by file. Instead its record says in which boot of the machine it was made, and
-a flush of the whole file system in the background marks it as safe; after a crash of the machine the unsafe ones are
-dropped and made again from their blobs when they are next needed.
+a flush of the whole file system in the background (`flushing.py`) marks it as safe; after a crash of the machine the unsafe
+ones are dropped and made again from their blobs when they are next needed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import hashlib
 import logging
 import os
@@ -32,11 +31,10 @@ from insula.host.untar import unpack
 from insula.images.blobs import Blobs
 from insula.images.bounded import Bounded
 from insula.images.contract import Usage
-from insula.tasks import Tasks, in_thread
+from insula.tasks import in_thread
 
 log = logging.getLogger(__name__)
 _TELL_BYTES = 512 * 1024
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LayerRecord(Struct, frozen=True, kw_only=True):
@@ -96,16 +94,15 @@ class _Told:
 class Layers:
     """The unpacked layers of one node."""
 
-    def __init__(self, folder: Path, blobs: Blobs) -> None:
+    def __init__(self, folder: Path, blobs: Blobs, flush_later: Callable[[], None] = lambda: None) -> None:
         self._folder = folder
+        self._flush_later = flush_later
         self._folder.mkdir(parents=True, exist_ok=True)
         self._blobs = blobs
         self.boot = boot_id()
         self._records: dict[str, LayerRecord] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="insula-unpack")
-        self._tasks = Tasks("layers")
-        self._flushing = False
 
     def diff(self, chain: str) -> str:
         """The folder that an overlay uses."""
@@ -150,9 +147,7 @@ class Layers:
 
     def flush_later(self) -> None:
         """Write what is new back to disk in the background."""
-        if not self._flushing:
-            self._flushing = True
-            self._tasks.spawn(self._flush(), "flush")
+        self._flush_later()
 
     async def ensure_all(self, diff_ids: Sequence[str], blobs: Sequence[str]) -> list[LayerRecord]:
         """Unpack an image's layers, in parallel. Every one has ended when this returns or raises."""
@@ -181,21 +176,12 @@ class Layers:
             remove_tree(place, ignore_errors=True)
         return record
 
-    async def _flush(self) -> None:
-        """Write the file system back, then mark what was unpacked before that as safe. Later ones get another round."""
-        while waiting := [chain for chain, record in self._records.items() if record.boot]:
-            await in_thread(self._sync)
-            await in_thread(self._mark_safe, waiting)
-        self._flushing = False
+    def unsafe(self) -> list[str]:
+        """The layers that may not be on the disk yet."""
+        return [chain for chain, record in self._records.items() if record.boot]
 
-    def _sync(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            _libc.syncfs(folder)
-        finally:
-            os.close(folder)
-
-    def _mark_safe(self, chains: Iterable[str]) -> None:
+    def mark_safe(self, chains: Iterable[str]) -> None:
+        """The file system was written back after they were unpacked. Blocks."""
         for chain in chains:
             record = self._records.get(chain)
             if record is None:
@@ -229,6 +215,5 @@ class Layers:
                 self._drop(entry.name)
 
     async def close(self) -> None:
-        """Wait for what is being unpacked and flushed."""
-        await self._tasks.close()
+        """Wait for what is being unpacked."""
         await in_thread(self._pool.shutdown)

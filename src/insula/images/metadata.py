@@ -36,6 +36,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     digests: tuple[str, ...] = ()
     parent: str = ""  # the image it was committed from
     tagged_at: str = ""  # when a name was given to it last, RFC 3339
+    boot: str = ""  # in which boot of the machine its blobs came, as long as they may not be on the disk
 
 
 class Catalog(Struct, frozen=True, kw_only=True):
@@ -93,6 +94,18 @@ def without_image(catalog: Catalog, image: str, *, orphan: bool = False) -> Cata
         orphans[image] = msgspec.structs.replace(entry, digests=())
     names = {name: target for name, target in catalog.names.items() if target != image}
     return Catalog(images=_without(catalog.images, image), names=names, orphans=orphans)
+
+
+def with_safe(catalog: Catalog, images: Collection[str]) -> Catalog:
+    """The blobs of these are on the disk."""
+
+    def marked(entries: dict[str, Entry]) -> dict[str, Entry]:
+        return {
+            key: msgspec.structs.replace(entry, boot="") if key in images and entry.boot else entry
+            for key, entry in entries.items()
+        }
+
+    return msgspec.structs.replace(catalog, images=marked(catalog.images), orphans=marked(catalog.orphans))
 
 
 def without_parents(catalog: Catalog, images: Collection[str]) -> Catalog:

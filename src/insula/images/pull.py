@@ -163,8 +163,7 @@ class Pull:
                 await change(writer.restart)
             await self._registry.fetch(writer, blob.digest, blob.size, progress)
             verifying()
-            # Flushed together with the others, before the image is written down.
-            await change(writer.commit, blob.digest, durable=False)
+            await change(writer.commit, blob.digest)
         except NotFound as fault:
             if blob.is_foreign:
                 raise Unsupported(
