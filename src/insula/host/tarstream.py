@@ -173,6 +173,54 @@ async def produce(call: Callable[[Pipe], object], name: str = "archive") -> Asyn
 # --- layers of reading --------------------------------------------------------------------------------------------
 
 
+class Ahead:
+    """Reads a source in a thread of its own, a few chunks ahead: unpacking what was read meanwhile takes another core. Close
+    it when done."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._chunks: queue.Queue[bytes | BaseException] = queue.Queue(_QUEUED)
+        self._closed = threading.Event()
+        self._rest = b""
+        self._end: bytes | BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="insula-ahead", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while (data := self._source.read(CHUNK)) and self._put(data):
+                pass
+            self._put(b"")
+        except BaseException as fault:
+            self._put(fault)
+
+    def _put(self, item: bytes | BaseException) -> bool:
+        while not self._closed.is_set():
+            with suppress(queue.Full):
+                self._chunks.put(item, timeout=0.1)
+                return True
+        return False
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes. Raises what the source raised."""
+        if not self._rest:
+            if self._end is None:
+                item = self._chunks.get()
+                if isinstance(item, BaseException) or not item:
+                    self._end = item
+                else:
+                    self._rest = item
+            if isinstance(self._end, BaseException):
+                raise self._end
+        head, self._rest = self._rest[:size], self._rest[size:]
+        return head
+
+    def close(self) -> None:
+        """End the thread. Repeatable."""
+        self._closed.set()
+        self._thread.join()
+
+
 class Hashing:
     """Hashes and counts what passes."""
 

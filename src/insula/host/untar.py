@@ -99,6 +99,9 @@ class _Unpack:
         if member.isdir():
             self._folder(parent, name, parts, member)
             return
+        if member.isreg():
+            self._file(parent, parts, members, member)
+            return
         self._make_room(parts)
         if member.islnk():
             self._hard_link(parent, name, member)
@@ -107,8 +110,6 @@ class _Unpack:
             self._finish_entry(parent, name, member)
         elif member.ischr() or member.isblk() or member.isfifo():
             self._node(parent, name, member)
-        elif member.isreg():
-            self._file(parent, name, members, member)
         else:
             raise Invalid(f"{member.name!r} in the archive is of the unknown type {member.type!r}")
 
@@ -180,8 +181,16 @@ class _Unpack:
         os.mknod(name, kind | 0o600, device, dir_fd=parent)
         self._finish_entry(parent, name, member)
 
-    def _file(self, parent: int, name: str, members: Members, member: tarfile.TarInfo) -> None:
-        file = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+    def _new_file(self, parent: int, parts: tuple[str, ...]) -> int:
+        """Most archives name a file once: what is there is looked for only when something is."""
+        try:
+            return os.open(parts[-1], _NEW_FILE, 0o600, dir_fd=parent)
+        except FileExistsError:
+            self._make_room(parts)
+            return os.open(parts[-1], _NEW_FILE, 0o600, dir_fd=self._root.folder(parts[:-1]))
+
+    def _file(self, parent: int, parts: tuple[str, ...], members: Members, member: tarfile.TarInfo) -> None:
+        file = self._new_file(parent, parts)
         try:
             end = 0
             for offset, data in members.content(member):

@@ -17,8 +17,9 @@ from msgspec import Struct
 
 from insula.tasks import Tasks, in_thread
 
-# What is removed again at once need never be written, and what is in use at once should not wait for the disk.
-QUIET_S, LONGEST_S = 5.0, 30.0
+# By then the kernel has written most of it at its leisure (proc_sys_vm(5), dirty_expire_centisecs), so that the flush is short;
+# what is removed again meanwhile need never be written.
+QUIET_S, LONGEST_S = 60.0, 600.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -25,7 +25,7 @@ from msgspec import Struct
 from insula.errors import HostFault, Invalid
 from insula.host.folders import entries
 from insula.host.rmtree import remove_tree
-from insula.host.tarstream import Hashing, Source
+from insula.host.tarstream import Ahead, Hashing, Source
 from insula.host.threads import to_end
 from insula.host.untar import unpack
 from insula.images.blobs import Blobs
@@ -164,7 +164,8 @@ class Layers:
         try:
             with self._blobs.path(blob).open("rb", buffering=0) as file:
                 hashing = Hashing(Bounded(_Told(file, progress) if progress else file, self._folder))
-                found = unpack(hashing, str(place / "diff"), overlay=True)
+                with closing(Ahead(hashing)) as ahead:
+                    found = unpack(ahead, str(place / "diff"), overlay=True)
             if hashing.digest != diff_id:
                 raise Invalid(f"the layer {blob} unpacks to {hashing.digest}, but the image promises {diff_id}")
             record = LayerRecord(diff_id=diff_id, size_bytes=found.size_bytes, has_root=found.has_root, boot=self.boot)
