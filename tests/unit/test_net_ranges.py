@@ -11,7 +11,7 @@ from insula.networks import ipam, options
 from insula.networks.configs import check_unused, inherit
 from insula.networks.contract import AddressRange, Endpoint, Network
 from insula.networks.ranges import complete, give, range_with, ranges_of
-from insula.networks.reserve import Wish, by_rank, reserve
+from insula.networks.reserve import Wish, by_rank, reserve, with_metrics
 
 POOLS = (("10.9.0.0/16", 24), ("fd12:3456:789a::/48", 64))
 
@@ -177,6 +177,13 @@ def test_who_has_the_default_route() -> None:
     assert by_rank([closed, beta, alpha], names) == [alpha, beta, closed]
     first = msgspec.structs.replace(beta, priority=1)
     assert by_rank([closed, alpha, first], names) == [first, alpha, closed]
+
+
+def test_end_points_of_an_older_ledger_keep_their_order() -> None:
+    old = [endpoint(id=str(n), interface=f"eth{n}", netns="/x") for n in range(3)] + [endpoint(id="o", netns="/y")]
+    assert [each.metric for each in with_metrics(old)] == [0, 1, 2, 0]
+    new = [endpoint(metric=4, netns="/x"), endpoint(metric=3, interface="eth1", netns="/x")]
+    assert with_metrics(new) == new
 
 
 # --- settings that are lent -------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from insula.networks.ledger import Ledger, LedgerFile
 from insula.networks.pool import NamespacePool
 from insula.networks.ports import PortTable
 from insula.networks.recovery import orphans
-from insula.networks.reserve import Wish, by_rank, reserve
+from insula.networks.reserve import Wish, by_rank, reserve, with_metrics
 from insula.networks.segments import NAME, Segments
 from insula.tasks import Tasks, in_thread
 
@@ -102,7 +102,7 @@ class NodeNetworks:
         await in_thread(self._netns_dir.mkdir, parents=True, exist_ok=True)
         ledger = await self._file.load()
         self._segments.networks = {n.id: n for n in ledger.networks}
-        self._segments.endpoints = {e.id: e for e in ledger.endpoints}
+        self._segments.endpoints = {e.id: e for e in with_metrics(ledger.endpoints)}
         self._leases = Leases(ledger.leases)
         await self._kernel.call(self._kernel.prepare_host)
         self._segments.pools = (*self._segments.pools, ipam.ula_pool(await in_thread(_seed, self._state_dir)))

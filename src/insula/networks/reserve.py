@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
 from msgspec import Struct, field
 
 from insula.errors import Conflict
@@ -100,6 +101,19 @@ def by_rank(endpoints: Iterable[Endpoint], names: Mapping[str, str]) -> list[End
         endpoints,
         key=lambda each: (-each.priority, not _leads(each), not (each.gateway and each.gateway6), names[each.network]),
     )
+
+
+def with_metrics(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """End points of a ledger from before metrics were written down: they went by the numbers of the interfaces."""
+    found: list[Endpoint] = []
+    seen: set[tuple[str, int]] = set()
+    for each in endpoints:
+        number = each.interface.removeprefix("eth")
+        if each.netns and (each.netns, each.metric) in seen and number.isdecimal():
+            each = msgspec.structs.replace(each, metric=int(number))
+        seen.add((each.netns, each.metric))
+        found.append(each)
+    return found
 
 
 def _leads(endpoint: Endpoint) -> bool:

@@ -141,7 +141,7 @@ async def prune(call: Call) -> web.StreamResponse:
         removed.append(volume.name)
         freed += size
     tell(call.door, "volume", "prune", "", reclaimed=str(freed))
-    return json_response({"VolumesDeleted": removed or None, "SpaceReclaimed": freed})
+    return json_response({"VolumesDeleted": removed, "SpaceReclaimed": freed})
 
 
 def size_of(folder: str) -> int:
