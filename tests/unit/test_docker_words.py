@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from insula import errors
 from insula.api.docker import app
 from insula.api.docker.archives import stat_header, without_host_files
-from insula.api.docker.containers_filter import choose, compile_pattern, moment_ns, moment_of
+from insula.api.docker.containers_filter import choose, moment_ns, moment_of
 from insula.api.docker.containers_inspect import ago, inspect_words, status_text, summary_words
 from insula.api.docker.containers_list import parse_ps
 from insula.api.docker.containers_streams import LineShaper
@@ -28,6 +28,7 @@ from insula.drivers.driver import Channel, Stats
 from insula.engine.contract import Event, Instance, LogLine, PathStat, ResolvedMount, State
 from insula.images.contract import Auth, Image, ImageConfig, Progress
 from insula.model.instance import InstanceConfig, MountConfig, PortMapping
+from insula.model.pattern import compile_pattern
 from insula.networks.contract import Endpoint, Network, Published
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

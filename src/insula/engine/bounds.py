@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from insula.errors import Invalid
+from insula.host.limits import numbers
 from insula.model.instance import Device, InstanceConfig, MountConfig, Resources, Security, Ulimit
 
 INT64 = (1 << 63) - 1
@@ -22,9 +23,7 @@ _MOST_QUOTA_US = (1 << 44) - 1  # MAX_BW of kernel/sched
 _PERIOD_US = (1000, 1_000_000)
 _MOST_MODE = 0o7777
 _MOST_PATH, _MOST_NAME = 4095, 255  # PATH_MAX and NAME_MAX of limits.h, without the final NUL
-_MOST_CPUS = 8192
 _MOST_HOSTNAME = 64  # sethostname(2)
-_RANGES = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*\Z", re.ASCII)
 _NAMESPACED = frozenset(  # as docker's `--sysctl` lists them; what begins with net. or fs.mqueue. is namespaced too
     {"kernel.domainname", "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
      "kernel.shmmni", "kernel.shm_rmid_forced"}
@@ -109,13 +108,8 @@ def _within(value: int | None, least: int, most: int, field: str) -> None:
 
 
 def _check_set(text: str | None, what: str) -> None:
-    """The list format of cpuset(7): `0-3,7`."""
-    if text and not _RANGES.match(text):
-        raise Invalid(f"Invalid value {text[:80]} for cpuset {what}.", field=f"cpuset_{what}")
-    for part in (text or "").split(","):
-        first, _, last = part.partition("-")
-        if first and not int(first) <= int(last or first) < _MOST_CPUS:
-            raise Invalid(f"Invalid value {text} for cpuset {what}.", field=f"cpuset_{what}")
+    if numbers(text or "") is None:
+        raise Invalid(f"Invalid value {(text or '')[:80]} for cpuset {what}.", field=f"cpuset_{what}")
 
 
 def _check_ulimit(limit: Ulimit) -> None:

@@ -13,6 +13,7 @@ from insula.api.docker.filters import Filters
 from insula.api.docker.words_out import exposed_ports, labels_of
 from insula.engine.contract import Instance
 from insula.errors import Invalid, NotFound
+from insula.model.pattern import compile_pattern
 from insula.networks.contract import Network
 
 KNOWN = (
@@ -22,7 +23,6 @@ KNOWN = (
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 _HEALTH = ("none", "starting", "healthy", "unhealthy")
 _ALIVE = ("running", "paused", "restarting")
-_PATTERN_LIMIT = 256
 
 
 def choose(
@@ -64,17 +64,6 @@ def _edge(instances: Sequence[Instance], filters: Filters, name: str) -> str:
 
 def _patterns(filters: Filters, name: str) -> list[re.Pattern[str]]:
     return [compile_pattern(value) for value in filters.get(name)]
-
-
-def compile_pattern(text: str) -> re.Pattern[str]:
-    """A client's regular expression. Ones that could take a backtracking engine very long are refused. Raises Invalid."""
-    repeats = len(re.findall(r"[*+?{]", text))
-    if len(text) > _PATTERN_LIMIT or repeats > 4 or re.search(r"\)[*+?{]|\\\d|\(\?", text):
-        raise Invalid(f"the pattern {text!r} is too complex", field="filters")
-    try:
-        return re.compile(text)
-    except (re.error, RecursionError) as fault:
-        raise Invalid(f"invalid pattern {text!r}: {fault}", field="filters") from fault
 
 
 def _named(each: Instance, names: Sequence[re.Pattern[str]], ids: Sequence[re.Pattern[str]]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from insula import clock
-from insula.api.docker.containers_filter import compile_pattern, until_of
+from insula.api.docker.containers_filter import until_of
 from insula.api.docker.containers_network import attachment, docker_name, engine_name
 from insula.api.docker.door import Door
 from insula.api.docker.events import tell
@@ -16,6 +16,7 @@ from insula.api.docker.networks_words import ConnectWords, NetworkWords, driver_
 from insula.api.docker.route import Call, Route
 from insula.api.web import json_response
 from insula.errors import Conflict, Forbidden, Invalid, NotFound
+from insula.model.pattern import compile_pattern
 from insula.networks.contract import Network
 
 _FILTERS = ("dangling", "driver", "id", "label", "label!", "name", "scope", "type")

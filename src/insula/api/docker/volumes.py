@@ -9,7 +9,6 @@ from typing import Any
 from aiohttp import web
 from msgspec import field
 
-from insula.api.docker.containers_filter import compile_pattern
 from insula.api.docker.containers_mounts import check_driver, volume_name
 from insula.api.docker.door import Door
 from insula.api.docker.events import tell
@@ -18,6 +17,7 @@ from insula.api.docker.route import Call, Route
 from insula.api.docker.words import Words
 from insula.api.web import json_response
 from insula.errors import Conflict, NotFound, Unsupported
+from insula.model.pattern import compile_pattern
 from insula.tasks import in_thread
 from insula.volumes.contract import Volume
 
