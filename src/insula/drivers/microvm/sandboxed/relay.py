@@ -23,6 +23,7 @@ from .frames import BadFrame, Reader, pack, pack_number
 FOLDER = "/run/insula"  # the machine's own folder of the host, inside of the sandbox
 PORT_FD, SHARE_FD = 10, 11  # where QEMU finds its end of the port, and virtiofsd its socket
 LOST = 255  # the exit code of a machine that ended without one
+_GOODBYE_S = 2.0
 _CHUNK = 64 * 1024
 _LOG_BYTES = 64 * 1024
 _HELD_FOR_MACHINE = 16 * 1024 * 1024
@@ -57,15 +58,16 @@ class Pipe:
 class Relay:
     """One machine."""
 
-    def __init__(self, plan: dict[str, object]) -> None:
+    def __init__(self, plan: dict[str, object], folder: str = FOLDER) -> None:
         self._plan = plan
+        self._folder = folder
         self._select = selectors.DefaultSelector()
         self._reader = Reader(frames.LARGEST)
         self._outputs = {frames.OUTPUT: Pipe(1), frames.ERRORS: Pipe(2)}
         self._credit = 0  # how much more input the machine takes
         self._input = bool(plan["input"])
         self._state = pack(frames.HELLO, 0)  # what a new connection of Insula's is told first
-        self._ordered = False
+        self._ordered = self._hung_up = False
         self._code: int | None = None
         self._insula: Pipe | None = None
         self._from_insula = Reader(frames.LARGEST_RUN)
@@ -92,18 +94,18 @@ class Relay:
 
     def _share(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(f"{FOLDER}/share")
+        listener.bind(f"{self._folder}/share")
         listener.listen(1)
         return listener
 
     def _serve(self) -> None:
         """Open the socket for Insula, and tell a starting Insula that it is open."""
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(f"{FOLDER}/relay")
+        self._listener.bind(f"{self._folder}/relay")
         self._listener.listen(4)
         self._watch(self._listener.fileno(), self._accept)
         with contextlib.suppress(OSError):  # nobody waits: Insula was killed meanwhile
-            ready = os.open(f"{FOLDER}/ready", os.O_WRONLY | os.O_NONBLOCK)
+            ready = os.open(f"{self._folder}/ready", os.O_WRONLY | os.O_NONBLOCK)
             os.write(ready, b"1")
             os.close(ready)
 
@@ -144,7 +146,7 @@ class Relay:
             self._select.unregister(self._log)
         elif self._logged < _LOG_BYTES:
             self._logged += len(words)
-            log = os.open(f"{FOLDER}/log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            log = os.open(f"{self._folder}/log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             os.write(log, words)
             os.close(log)
 
@@ -167,14 +169,17 @@ class Relay:
         read, write = selectors.EVENT_READ, selectors.EVENT_WRITE
         for pipe in self._outputs.values():
             self._want(pipe.fd, self._nothing, write if pipe.held else 0)
-        reads = read if self._code is None else 0
+        reads = read if self._code is None and not self._hung_up else 0
         self._want(self._machine.fd, self._machine_readable, reads | (write if self._machine.held else 0))
         room = len(self._machine.held) < frames.WINDOW and self._code is None
         self._want(0, self._stdin_readable, read if self._input and self._credit and room else 0)
         if self._insula:
             events = (read if room else 0) | (write if self._insula.held else 0)
             self._want(self._insula.fd, self._insula_readable, events)
-        for key, events in self._select.select():
+        ready = self._select.select(_GOODBYE_S if self._hung_up else None)
+        if self._hung_up and not ready:
+            self._refuse("the machine hung up")
+        for key, events in ready:
             if events & read and key.fd in self._select.get_map():
                 key.data()
         self._flush()
@@ -203,8 +208,7 @@ class Relay:
             return
         except OSError:
             data = b""
-        if not data:
-            self._end(LOST)
+        self._hung_up = not data  # QEMU is at its end: how, is told in a moment
         try:
             for kind, session, body in self._reader.feed(data):
                 if self._code is not None:
@@ -217,7 +221,7 @@ class Relay:
         """Give the machine up, unless its process has ended already."""
         if self._code is not None:
             return
-        with open(f"{FOLDER}/log", "a") as log:
+        with open(f"{self._folder}/log", "a") as log:
             log.write(words + "\n")
         self._end(LOST)
 
