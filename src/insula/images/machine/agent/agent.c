@@ -72,7 +72,7 @@ struct session {
 };
 
 static struct session sessions[SESSIONS];
-static int port = -1, own_pids = -1, its_pids = -1, its_mounts = -1;
+static int port = -1, own_pids = -1, its_pids = -1, its_mounts = -1, its_groups = -1;
 static int group_made;
 
 /* --- frames to the host */
@@ -348,7 +348,7 @@ static void die(int code, const char *what, const char *why) {
 static void enter_image(int first) {
     if (group_made) write_file(GROUP "/cgroup.procs", "0");
     if (!first) {
-        if (setns(its_mounts, CLONE_NEWNS)) die(126, "cannot enter the mount namespace: ", strerror(errno));
+        if (setns(its_groups, CLONE_NEWCGROUP) || setns(its_mounts, CLONE_NEWNS)) die(126, "cannot enter the namespaces: ", strerror(errno));
         return;
     }
     if (unshare(CLONE_NEWNS | CLONE_NEWCGROUP) || mount("proc", ROOT "/proc", "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, "") ||
@@ -486,6 +486,8 @@ static void remember_namespaces(pid_t pid) {
     its_pids = open(path, O_RDONLY | O_CLOEXEC);
     snprintf(path, sizeof path, "/proc/%d/ns/mnt", pid);
     its_mounts = open(path, O_RDONLY | O_CLOEXEC);
+    snprintf(path, sizeof path, "/proc/%d/ns/cgroup", pid);
+    its_groups = open(path, O_RDONLY | O_CLOEXEC);
 }
 
 static void start(struct session *s, struct config *c) {
