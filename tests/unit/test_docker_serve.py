@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from insula.api.docker.app import bind_unix, serve_unix
-from insula.api.web import RawConnection, TakenOver, read_body, streaming, take_over
+from insula.api.docker.app import ARRIVALS, bind_unix, serve_unix
+from insula.api.web import Arrivals, RawConnection, TakenOver, read_body, streaming, take_over
 from insula.errors import TooLarge, Unavailable
 
 HEAD = b"POST /take HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
@@ -91,11 +91,13 @@ class Echo:
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[tuple[Echo, Path]]:
     echo, app = Echo(), web.Application()
+    app[ARRIVALS] = Arrivals()
     for name in ("take", "silent", "size", "broken"):
         app.router.add_post(f"/{name}", getattr(echo, name))
     door = await serve_unix(app, tmp_path / "s")
     yield echo, tmp_path / "s"
     await door.close()
+    app[ARRIVALS].close()
     assert not (tmp_path / "s").exists()
     assert echo.alive == 0
 
