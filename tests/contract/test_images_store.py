@@ -31,7 +31,7 @@ from tests.contract.images_support import (
 
 from insula.errors import Conflict, HostFault, Invalid, NotFound, Unsupported
 from insula.host import mounts
-from insula.images import bounded
+from insula.images import bounded, flushing
 from insula.images.build import FileEntry
 from insula.images.contract import ImageStore, Use
 from insula.images.store import NodeImages
@@ -447,13 +447,19 @@ async def test_an_image_that_lost_content_does_not_harm_the_others(images: NodeI
     await again.close()
 
 
-async def test_layers_become_safe_by_themselves(images: NodeImages, data: Path) -> None:
+async def test_layers_become_safe_by_themselves(
+    images: NodeImages, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flushing, "QUIET_S", 0.05)
     await images.load(chunks(docker_archive([BASE], ["x:1"])))
     (chain,) = os.listdir(data / "layers")
     deadline = time.monotonic() + 20
     while json.loads((data / "layers" / chain / "layer.json").read_text())["boot"] and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
     assert json.loads((data / "layers" / chain / "layer.json").read_text())["boot"] == ""
+    while '"boot":"' in (data / "images.json").read_text().replace('"boot":""', "") and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    assert {entry["boot"] for entry in json.loads((data / "images.json").read_text())["images"].values()} == {""}
 
 
 @pytest.mark.parametrize("after_ms", [5, 20, 40, 60, 90, 130, 200])

@@ -216,12 +216,6 @@ def test_prune_of_images(daemon: Daemon) -> None:
     assert daemon.text("images", "-q", "--filter", "dangling=true") == ""
 
 
-def test_building_is_refused_with_a_sentence(daemon: Daemon, tmp_path: Path) -> None:
-    (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\n")
-    done = daemon.docker("build", str(tmp_path), check=1, env={"DOCKER_BUILDKIT": "0"})
-    assert b"Building images is not supported" in done.stderr
-
-
 # --- volumes ----------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +235,7 @@ def test_volumes(daemon: Daemon) -> None:
     daemon.docker("volume", "rm", name)
     assert f"get {name}: no such volume".encode() in daemon.docker("volume", "inspect", name, check=1).stderr
     assert b"includes invalid characters" in daemon.docker("volume", "create", "a/b", check=1).stderr
-    assert b"there is no volume driver" in daemon.docker("volume", "create", "-d", "nfs", check=1).stderr
+    assert b'plugin "nfs" not found' in daemon.docker("volume", "create", "-d", "nfs", check=1).stderr
 
 
 def test_anonymous_volumes_go_with_their_container_or_by_prune(daemon: Daemon) -> None:
@@ -297,7 +291,7 @@ def test_the_built_in_networks(daemon: Daemon) -> None:
     }  # fmt: skip
     assert b"predefined" in daemon.docker("network", "create", "host", check=1).stderr
     assert b"pre-defined network and cannot be removed" in daemon.docker("network", "rm", "bridge", check=1).stderr
-    assert b"plugin not found" in daemon.docker("network", "create", "-d", "overlay", "x", check=1).stderr
+    assert b"not a swarm manager" in daemon.docker("network", "create", "-d", "overlay", "x", check=1).stderr
     host = daemon.text("run", "--rm", "--network", "host", IMAGE, "hostname")
     assert host == socket.gethostname()
     with daemon.container(IMAGE, "sleep", "60") as name:
