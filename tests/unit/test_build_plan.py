@@ -87,12 +87,13 @@ def test_what_a_context_must_hold() -> None:
 
 
 def test_outlines() -> None:
-    text = "# FOO what it is\nARG FOO=1\n# app the program\nFROM a AS app\nRUN --mount=type=secret,id=s,required x\nCMD x\n"
+    text = "# FOO what it is\nARG FOO=1\n# app the program\nFROM a AS app\n"
+    text += "RUN --mount=type=secret,id=s,required x\nCMD x \\\n\n y\n"
     found = outline_of(parse(text), planned(text))
     assert [(each.name, each.description, each.default) for each in found.stages] == [("app", "the program", True)]
     assert [(each.name, each.default, each.description) for each in found.args] == [("FOO", "1", "what it is")]
     assert found.secrets == (("s", True),)
-    assert [each.rule for each in found.warnings] == ["JSONArgsRecommended"]
+    assert [each.rule for each in found.warnings] == ["NoEmptyContinuation", "JSONArgsRecommended"]
 
 
 # --- mounts -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from insula.engine.building.contract import ArgInfo, ContextWish, Outline, StageInfo, Warning
+from insula.engine.building.contract import ArgInfo, ContextWish, Location, Outline, StageInfo, Warning
 from insula.engine.building.mountwords import Mount, parse_mount
 from insula.engine.building.planning import Plan, location_of
 from insula.errors import Invalid
@@ -106,6 +106,13 @@ def _description(comments: tuple[str, ...], name: str) -> str:
 
 def warnings_of(dockerfile: Dockerfile) -> Iterator[Warning]:
     """What the Dockerfile reference advises against."""
+    for line in dockerfile.text.empty_continuations:
+        yield Warning(
+            vertex="",
+            rule="NoEmptyContinuation",
+            message="Empty continuation line",
+            location=Location(start=line, end=line),
+        )
     for stage in dockerfile.stages:
         for step in stage.steps:
             if isinstance(step.what, Command) and step.what.shell:

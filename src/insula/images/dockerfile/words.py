@@ -27,7 +27,6 @@ class _Lex:
         self.keep_unset = keep_unset
         self.words: list[str] = []
         self._open: list[str] | None = None
-        self.used: set[str] = set()
 
     def peek(self) -> str:
         return self.text[self.position] if self.position < len(self.text) else ""
@@ -149,14 +148,12 @@ class _Lex:
         return self._modified(name, sign, depth + 1)
 
     def _value(self, name: str, written: str) -> str:
-        self.used.add(name)
         value = self.variables.get(name)
         if value is None:
             return written if self.keep_unset else ""
         return value
 
     def _modified(self, name: str, sign: str, depth: int) -> str:
-        self.used.add(name)
         null_is_unset = sign == ":"
         if null_is_unset:
             sign = self.next()
@@ -302,16 +299,6 @@ def expand_text(text: str, variables: Mapping[str, str], *, escape: str = "\\") 
             character = lex.next()
         out.append(character)
     return "".join(out)
-
-
-def names_in(text: str, *, escape: str = "\\") -> set[str]:
-    """The variables that a word asks for; what cannot be read asks for none."""
-    lex = _Lex(text, {}, escape, keep_unset=False)
-    try:
-        lex.run()
-    except Invalid:
-        return set()
-    return lex.used
 
 
 def _quoted(text: str) -> str:
