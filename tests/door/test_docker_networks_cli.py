@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,15 @@ def test_networks_come_and_go_while_it_runs(daemon: Daemon) -> None:
     assert list(shown(daemon, "inspect", web)["NetworkSettings"]["Networks"]) == [extra]
     daemon.docker("rm", "-f", web)
     daemon.docker("network", "prune", "-f")
+
+
+def test_starts_and_ends_are_events_of_the_network(daemon: Daemon) -> None:
+    name = daemon.name()
+    since = str(int(time.time()) - 1)
+    daemon.docker("run", "--rm", "--name", name, IMAGE, "true")
+    told = daemon.text("events", "--since", since, "--until", str(int(time.time()) + 1), "--filter", "type=network", "--format",
+                       "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}")  # fmt: skip
+    assert told.splitlines()[-2:] == ["connect bridge bridge", "disconnect bridge bridge"]
 
 
 # --- volumes ----------------------------------------------------------------------------------------------------------

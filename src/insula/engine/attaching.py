@@ -12,9 +12,8 @@ from contextlib import suppress
 import msgspec
 
 from insula.engine.checks import DETACHED, INSTANCE, SANDBOX, networks_of
-from insula.engine.contract import Event
 from insula.engine.guests import guest_driver
-from insula.engine.joining import connect_one, publish_all
+from insula.engine.joining import connect_one, publish_all, tell_network
 from insula.engine.parts import Parts
 from insula.engine.resident import Resident
 from insula.engine.starting import rewrite_names
@@ -46,7 +45,7 @@ async def connect(parts: Parts, resident: Resident, attachment: NetworkAttachmen
         joined = (*config.networks, attachment)
         await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=joined))
         reached("connect.saved")
-    _say(parts, resident, network, "connect")
+    tell_network(parts, resident.id, network, "connect")
 
 
 async def _join(parts: Parts, resident: Resident, network: Network, attachment: NetworkAttachment) -> None:
@@ -127,7 +126,7 @@ async def disconnect(parts: Parts, resident: Resident, reference: str, *, force:
             await parts.networks.disconnect(resident.id, network.id)
             reached("disconnect.interface")
             await _settle(parts, resident)
-    _say(parts, resident, network, "disconnect")
+    tell_network(parts, resident.id, network, "disconnect")
 
 
 async def _settle(parts: Parts, resident: Resident) -> None:
@@ -151,8 +150,3 @@ async def unlink(parts: Parts, resident: Resident, alias: str) -> None:
         await resident.save(config=msgspec.structs.replace(config, links=kept))
         if resident.running:
             await rewrite_names(parts, resident)
-
-
-def _say(parts: Parts, resident: Resident, network: Network, action: str) -> None:
-    attributes = {"container": resident.id, "name": network.name, "type": network.driver}
-    parts.events.publish(Event(type="network", action=action, id=network.id, attributes=attributes))

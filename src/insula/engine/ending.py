@@ -10,6 +10,7 @@ import msgspec
 from insula import clock
 from insula.drivers.driver import Exit
 from insula.engine.healthrules import stopped
+from insula.engine.joining import tell_networks
 from insula.engine.leftovers import clear_half_made
 from insula.engine.lifecycle import Verb
 from insula.engine.parts import Parts
@@ -89,6 +90,7 @@ async def clear_network(work: Ending) -> None:
     await networks.unpublish(id)
     await networks.disconnect(id)
     await networks.drop_namespace(id)
+    await tell_networks(work.parts, id, work.resident.endpoints, "disconnect")
     work.resident.endpoints, work.resident.published = (), ()
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from insula.engine.checks import INSTANCE, SANDBOX, networks_of
+from insula.engine.contract import Event
 from insula.engine.lifecycle import refuse_unless_running
 from insula.engine.parts import Parts
 from insula.engine.records import SandboxEntry
 from insula.engine.resident import Resident
 from insula.errors import Conflict, Invalid, NotFound
 from insula.model.instance import InstanceConfig, NetworkAttachment
-from insula.networks.contract import Endpoint, Published
+from insula.networks.contract import Endpoint, Network, Published
 from insula.networks.options import has_gateway
 from insula.networks.ranges import ranges_of
 
@@ -181,6 +183,19 @@ async def _check_chosen(parts: Parts, attachment: NetworkAttachment) -> None:
             "user specified IP address is supported only when connecting to networks with user configured subnets",
             field="address",
         )
+
+
+async def tell_networks(parts: Parts, owner: str, endpoints: Sequence[Endpoint], action: str) -> None:
+    """The event of each network that an instance came to or left."""
+    for endpoint in endpoints:
+        with suppress(NotFound):
+            tell_network(parts, owner, await parts.networks.get(endpoint.network), action)
+
+
+def tell_network(parts: Parts, owner: str, network: Network, action: str) -> None:
+    """One of them, in the words of the Docker Engine."""
+    attributes = {"container": owner, "name": network.name, "type": network.driver}
+    parts.events.publish(Event(type="network", action=action, id=network.id, attributes=attributes))
 
 
 def aliases_of(config: InstanceConfig, owner: str, more: Sequence[str] = ()) -> tuple[str, ...]:

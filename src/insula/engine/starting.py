@@ -32,6 +32,7 @@ from insula.engine.joining import (
     namespaces_of,
     publish_all,
     shm_of,
+    tell_networks,
 )
 from insula.engine.leftovers import leave_word
 from insula.engine.lifecycle import Verb
@@ -83,6 +84,7 @@ async def start(parts: Parts, resident: Resident) -> None:
             await _undone(resident, fault)
             raise
     await _tell_linking(parts, resident)
+    await tell_networks(parts, resident.id, resident.endpoints, "connect")
     parts.say(resident, "start")
 
 
