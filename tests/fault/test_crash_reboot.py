@@ -121,7 +121,7 @@ def test_all_comes_back_after_a_reboot() -> None:
         host.reboot()
         island.up()
         for name in ("always", "unless", "named"):
-            until(lambda name=name: island.inspect(name)["State"]["Running"], what=f"{name} runs again")
+            until(lambda name=name: island.inspect(name)["State"]["Status"] == "running", what=f"{name} runs again")
         assert island.docker("exec", "always", "cat", "/v/lives").stdout.count(b"\n") == 2
         assert island.text("logs", "always").split() == ["life", "life"]
         assert island.docker("exec", "named", "nslookup", "named").returncode == 0

@@ -8,6 +8,7 @@ answer holds until this host boots again or QEMU or the kernel changes; it is ke
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import time
 from base64 import b64decode
@@ -93,8 +94,18 @@ class Accelerators:
         """The answer for this host; takes up to `DEADLINE_S` the first time. Raises Unavailable without QEMU."""
         async with self._lock:
             if self._found is None:
-                self._found = await self._remembered() or await self._try()
+                self._found = await self._remembered() or await self._alone()
             return self._found
+
+    async def _alone(self) -> Found:
+        """Another driver of this host may be trying at this moment; then its answer is ours."""
+        await tasks.in_thread(lambda: self._folder.mkdir(parents=True, exist_ok=True, mode=0o700))
+        lock = await tasks.in_thread(os.open, self._folder / "probe.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            await tasks.in_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+            return await self._remembered() or await self._try()
+        finally:
+            os.close(lock)
 
     @property
     def _file(self) -> Path:
@@ -113,7 +124,6 @@ class Accelerators:
 
     async def _try(self) -> Found:
         binary = qemu.find()
-        await tasks.in_thread(lambda: self._folder.mkdir(parents=True, exist_ok=True, mode=0o700))
         version, began = await qemu.version(binary), time.monotonic()
         accelerator, reason = await _decide(binary, self._folder)
         found = Found(
