@@ -144,7 +144,7 @@ def test_names(daemon: Daemon, name: str) -> None:
         ),
         ("POST", "/build", 400, "Cannot locate specified Dockerfile: Dockerfile"),
         ("POST", "/build?buildargs=x", 400, "error reading buildargs"),
-        ("POST", "/session", 501, "BuildKit"),
+        ("POST", "/session", 400, "X-Docker-Expose-Session-Uuid"),
         ("GET", "/services", 503, "not a swarm manager"),
         ("POST", "/swarm/init", 503, "not a swarm manager"),
         ("GET", "/secrets", 503, "not a swarm manager"),

@@ -278,7 +278,8 @@ def test_docker(island: Island, seed: int) -> None:
     with unharmed(island), contextlib.closing(Line(island.docker_socket)) as line:
         for method, pattern, target, body in docker_requests(Dice(seed), 700):
             status, answer = line.ask(method, target, body, "application/json")
-            if not (200 <= status < 500 or status == 501) or not _docker_form(method, status, answer):
+            unreachable = status == 503 and b"dial tcp" in answer  # a registry, which random names lead to
+            if not (200 <= status < 500 or status == 501 or unreachable) or not _docker_form(method, status, answer):
                 wrong.append((status, answer[:300], method, target[:300], body[:1500] if body else body))
             if pattern == "/containers/create" and status == 201:
                 wrong += start_all(island)

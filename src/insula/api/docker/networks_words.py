@@ -15,6 +15,7 @@ from msgspec import field
 
 from insula import clock
 from insula.api.docker.containers_network import docker_name
+from insula.api.docker.refused import NO_SWARM
 from insula.api.docker.words import EndpointWords, Words
 from insula.errors import Forbidden, Invalid, NotFound, Unavailable, Unsupported
 from insula.networks.contract import AddressRange, Network
@@ -22,10 +23,6 @@ from insula.networks.ranges import ranges_of
 
 _PREDEFINED = ("bridge", "host", "none", "default")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
-_NO_SWARM = (
-    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
-    "and try again."
-)
 _BRIDGE = "com.docker.network.bridge."
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -183,7 +180,7 @@ def _refuse(words: NetworkWords) -> None:
     if words.scope == "swarm":
         raise Forbidden("cannot create a swarm scoped network when swarm is not active", field="Scope")
     if words.driver == "overlay" or words.scope not in ("", "local"):
-        raise Unavailable(_NO_SWARM, field="Driver")
+        raise Unavailable(NO_SWARM, field="Driver")
     if words.enable_ipv4 is False:
         raise Unsupported("a network without IPv4 is not supported: leave EnableIPv4 out", field="EnableIPv4")
     if words.ipam.driver not in ("", "default", "null"):

@@ -7,7 +7,7 @@ from aiohttp import web
 from insula.api.docker.route import Call, Handler, Route
 from insula.errors import Unavailable, Unsupported
 
-_SWARM = (
+NO_SWARM = (
     "This node is not a swarm manager. Swarm is not supported here; use the Kubernetes API of the same machine for services, "
     "secrets and several nodes."
 )
@@ -25,7 +25,7 @@ def _refusing(sentence: str) -> Handler:
 
 async def _no_swarm(_: Call) -> web.StreamResponse:
     """503, as dockerd says it of a node outside of a swarm; clients know how to read that."""
-    raise Unavailable(_SWARM)
+    raise Unavailable(NO_SWARM)
 
 
 async def _no_plugins(_: Call) -> web.StreamResponse:
