@@ -64,7 +64,7 @@ install_packages() {
 packages="runc conmon tini nftables libnftables1 iproute2 qemu-system-x86 qemu-utils busybox-static ca-certificates procps kmod cpio"
 python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || packages="$packages python3 python3-venv"
 if [ "${1:-}" = tests ]; then
-    packages="$packages binutils crun curl docker-registry e2fsprogs genisoimage qemu-user-static"
+    packages="$packages binutils crun curl docker-registry e2fsprogs genisoimage mmdebstrap qemu-user-static"
     command -v dockerd >/dev/null 2>&1 || packages="$packages docker.io"
 fi
 # shellcheck disable=SC2086

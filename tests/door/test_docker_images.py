@@ -169,6 +169,49 @@ def test_push_and_pull(daemon: Daemon, registry: str) -> None:
     assert b"does not exist locally" in daemon.docker("push", f"{registry}/none:1", check=1).stderr
 
 
+def test_every_tag_goes_and_comes(daemon: Daemon, registry: str) -> None:
+    name = f"{registry}/some/thing"
+    for tag in ("1", "2"):
+        daemon.docker("tag", IMAGE, f"{name}:{tag}")
+    pushed = daemon.text("push", "-a", name)
+    assert "1: digest: sha256:" in pushed and "2: digest: sha256:" in pushed and "Layer already exists" in pushed
+    moved = daemon.text("tag", IMAGE, f"{registry}/other:1") + daemon.text("push", f"{registry}/other:1")
+    assert "Mounted from some/thing" in moved
+    daemon.docker("rmi", f"{name}:1", f"{name}:2", f"{registry}/other:1")
+    pulled = daemon.text("pull", "-a", name)
+    assert "1: Pulling from some/thing" in pulled and "2: Pulling from some/thing" in pulled
+    assert f"Status: Downloaded newer image for {name}" in pulled
+    assert sorted(daemon.text("images", "--format", "{{.Tag}}", name).split()) == ["1", "2"]
+    found = daemon.api("GET", f"/v1.51/distribution/{name}:1/json").json
+    assert found["Descriptor"]["digest"] in pulled and found["Platforms"] == [{"architecture": "amd64", "os": "linux"}]
+    told = daemon.text("events", "--since", "1", "--until", "0s", "--filter", "type=image", "--filter", "event=pull")
+    assert f"image pull {name} (name={name}" in told or f"image pull {name}:" in told
+    missing = daemon.api("POST", f"/v1.51/images/create?fromImage={name}&tag=none")
+    assert missing.status == 404
+    assert missing.message == f"manifest for {name}:none not found: manifest unknown: manifest unknown"
+    assert daemon.api("POST", "/v1.51/images/create?fromImage=scratch&tag=1").status == 400
+    daemon.docker("rmi", f"{name}:1", f"{name}:2")
+
+
+def test_what_an_image_was_made_from(daemon: Daemon) -> None:
+    base, child, holder = f"{daemon.name()}:base", f"{daemon.name()}:child", daemon.name()
+    daemon.docker("import", "-", base, input=root_tar(unique=daemon.name().encode()))
+    daemon.docker("create", "--name", holder, base, "/bin/cat")
+    daemon.docker("commit", holder, child)
+    daemon.docker("rm", holder)
+    id = daemon.text("image", "inspect", "-f", "{{.Id}}", base)
+    assert daemon.text("history", "-q", "--no-trunc", child).splitlines()[1] == id
+    refused = daemon.docker("rmi", "-f", id, check=1)
+    assert b"(cannot be forced) - image has dependent child images" in refused.stderr
+    assert daemon.text("rmi", base) == f"Untagged: {base}"
+    assert id not in daemon.text("images", "-q", "--no-trunc")
+    assert id in daemon.text("images", "-aq", "--no-trunc")
+    assert f"Deleted: {id}" in daemon.text("rmi", child)
+    usage = json.loads(daemon.api("GET", "/v1.51/system/df?type=image").body)
+    assert set(usage) == {"LayersSize", "Images"} and usage["LayersSize"] > 0
+    assert all(image["SharedSize"] >= 0 and "VirtualSize" not in image for image in usage["Images"])
+
+
 def test_login(daemon: Daemon, registry_with_password: str) -> None:
     server = registry_with_password
     done = daemon.docker("login", "-u", "bob", "--password-stdin", server, input="wrong", check=1)
