@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
-from yarl import URL
 
 from insula.errors import Invalid, Unavailable
 from insula.images.reference import DEFAULT_DOMAIN
+
+if TYPE_CHECKING:  # the settings are read by commands that speak to no registry
+    import ssl
+
+    from yarl import URL
 
 DOCKER_HUB = "registry-1.docker.io"
 LOOPBACK = ("::1/128", "127.0.0.0/8")
@@ -54,7 +59,7 @@ def check(registries: Registries) -> None:
         _mirror(mirror)
     for name in ("http_proxy", "https_proxy"):
         text = getattr(registries, name)
-        if text and (URL(text).scheme != "http" or not URL(text).host):
+        if text and (_split(text).scheme != "http" or not _split(text).hostname):
             raise Invalid(f"{name} {text!r} is not a URL such as http://proxy:3128", field=name)
     for name in ("downloads", "uploads", "attempts"):
         if not 1 <= getattr(registries, name) <= 1000:
@@ -69,15 +74,21 @@ def _mirror(text: str) -> tuple[str, str]:
     domain, equals, url = text.partition("=")
     if not equals or "://" in domain:
         domain, url = DEFAULT_DOMAIN, text
-    try:
-        parsed = URL(url)
-    except ValueError:
-        parsed = URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.user:
+    parsed = _split(url)
+    if parsed.scheme not in ("http", "https") or not parsed.hostname or parsed.query or parsed.username:
         raise Invalid(
             f"the registry mirror {text!r} is not a URL such as https://mirror.example", field="registry_mirrors"
         )
     return domain, url.rstrip("/") + "/"
+
+
+def _split(url: str) -> SplitResult:
+    """A URL's parts; empty ones for what is none."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.port is None or parts.port else urlsplit("")
+    except ValueError:
+        return urlsplit("")
 
 
 def mirrors_of(registries: Registries, domain: str) -> list[str]:
@@ -138,6 +149,8 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
 
 def tls_context(registries: Registries, endpoint: Endpoint) -> ssl.SSLContext:
     """How to speak TLS with an endpoint. Blocks. Raises Unavailable for certificates that cannot be read."""
+    import ssl
+
     context = ssl.create_default_context()
     for folder in registries.certificates:
         place = Path(folder) / endpoint.host
@@ -189,6 +202,8 @@ def with_environment(registries: Registries, environment: Mapping[str, str] = os
 def proxy_for(registries: Registries, url: URL) -> URL | None:
     """The proxy that a request goes through, None for none. Loopback never does; `no_proxy` lists hosts, domains (with all
     below them), addresses and ranges, each perhaps with a port, or `*`."""
+    from yarl import URL
+
     text = registries.https_proxy if url.scheme == "https" else registries.http_proxy
     host = (url.host or "").lower()
     address = _address(host)
@@ -218,8 +233,7 @@ def _bypasses(entry: str, host: str, port: int) -> bool:
 
 def without_password(proxy: str) -> str:
     """A proxy's URL as it may be shown."""
-    try:
-        url = URL(proxy)
-    except ValueError:
-        return ""
-    return str(url.with_user("xxxxx").with_password("xxxxx")) if url.user else proxy
+    parts = _split(proxy)
+    if "@" not in proxy:
+        return proxy
+    return parts._replace(netloc=f"xxxxx:xxxxx@{parts.netloc.rpartition('@')[2]}").geturl()
