@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import msgspec
 
 import owned
-from host.vm_support import demo_machine
 from insula.drivers.driver import Channel, Driver, Handle, Streams
 from insula.drivers.microvm import MicrovmDriver
 from insula.drivers.oci import OciDriver
@@ -224,6 +223,8 @@ class MicrovmCase(OciCase):
 
     @classmethod
     async def make(cls, folder: Path) -> MicrovmCase:
+        from host.vm_support import demo_machine  # brings the image store, which a small guest has not
+
         made = cls(folder, (await OciCase.make(folder / "probe")).runtime)
         built = await asyncio.to_thread(demo_machine)
         made.guest = Guest(kernel=str(built.kernel), initrd=str(built.image_initrd))

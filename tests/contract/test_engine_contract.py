@@ -112,7 +112,7 @@ async def test_what_cannot_be_made_leaves_nothing(engine: NodeEngine, place: Hom
                 "true",
                 mounts=(
                     MountConfig(kind="volume", target="/v"),
-                    MountConfig(kind="bind", target="/b", source="/nowhere"),
+                    MountConfig(kind="bind", target="/b", source=str(place.folder / "nowhere")),
                 ),
             )
         )

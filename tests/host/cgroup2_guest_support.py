@@ -38,7 +38,14 @@ DISTRIBUTIONS = (
     "typing_extensions",
 )
 PROGRAMS = ("runc", "crun", "conmon", "tini-static")
-SOURCES = ("src", "tests/contract", "tests/host/test_cgroups_kernel.py", "pyproject.toml")
+SOURCES = (
+    "src",
+    "tests/owned.py",
+    "tests/contract",
+    "tests/host/vm_support.py",
+    "tests/host/test_cgroups_kernel.py",
+    "pyproject.toml",
+)
 DISK_MIB = 512
 _LAST_WORDS = re.compile(r"guest: ended with (\d+)\r?\n")
 
