@@ -10,7 +10,7 @@ from typing import IO, cast
 
 from insula.errors import NotFound
 from insula.host import xattrs
-from insula.host.tarstream import Pipe
+from insula.host.tarstream import Pipe, forward_tar
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS = {
@@ -26,7 +26,7 @@ _KINDS = {
 def write_tar(pipe: Pipe, parent: int, entry: str, name: str) -> None:
     """Write `entry` of the folder behind `parent` and all below it; in the archive it is called `name`; with an empty name
     what lies in a folder has no prefix. Sockets are left out: a tar cannot hold them. Raises NotFound."""
-    with tarfile.open(fileobj=cast(IO[bytes], pipe), mode="w|", format=tarfile.PAX_FORMAT) as archive:
+    with forward_tar(pipe) as archive:
         try:
             _Writer(archive).add(parent, entry, name)
         except FileNotFoundError as fault:

@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from insula.errors import NotFound
-from insula.host.tarstream import CHUNK, Plain
+from insula.host.tarstream import CHUNK, Plain, forward_tar
 from insula.images import manifests, reference, resolve
 from insula.images.blobs import Blobs, digest_of
 from insula.images.build import EPOCH
@@ -61,23 +61,20 @@ def _one(catalog: Catalog, text: str) -> tuple[str, list[str]]:
 
 def write(out: Any, images: Sequence[Saved], blobs: Blobs) -> None:
     """Write the archive to a file-like object. Blocks. Raises NotFound when a blob has gone."""
-    with ExitStack() as undo, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        tar.copybufsize = CHUNK  # type: ignore[attr-defined]
+    with ExitStack() as undo, forward_tar(out) as tar:
         _Writer(tar, blobs, undo).all(images)
 
 
 def write_index(out: Any, images: Sequence[tuple[str, Entry]], names: Sequence[str], blobs: Blobs) -> str:
     """Write images by platform (`linux/arm64/v8`) as an OCI layout with one index of all of them, under names. Blocks. Returns
     the index's digest. Raises NotFound when a blob has gone."""
-    with ExitStack() as undo, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        tar.copybufsize = CHUNK  # type: ignore[attr-defined]
+    with ExitStack() as undo, forward_tar(out) as tar:
         return _Writer(tar, blobs, undo).index(images, names)
 
 
 def write_one(out: Any, image: Saved, blobs: Blobs) -> str:
     """`write` of one image. Returns the digest of its manifest."""
-    with ExitStack() as undo, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        tar.copybufsize = CHUNK  # type: ignore[attr-defined]
+    with ExitStack() as undo, forward_tar(out) as tar:
         return _Writer(tar, blobs, undo).all([image])[0]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from insula.errors import HostFault, Invalid
 from insula.host import xattrs
+from insula.host.tarstream import forward_tar
 from insula.host.untar import OPAQUE_MARK, WHITEOUT
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,8 +31,7 @@ def write_diff(upper: str, out: Any) -> int:
     The instance may go on writing meanwhile: a file is as long as it was when its turn came.
     """
     try:
-        with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape") as tar:
-            tar.copybufsize = 1 << 20  # type: ignore[attr-defined]
+        with forward_tar(out) as tar:
             root = os.open(upper, _FOLDER)
             try:
                 work = _Diff(tar)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from insula.cli import doors
 from insula.cli.main import current, root_option
 from insula.cli.paths import Paths
 from insula.errors import NotFound
-from insula.host.tarstream import Pipe, produce
+from insula.host.tarstream import Pipe, forward_tar, produce
 from insula.images.dockerfile.ignore import Matcher, read_patterns
 
 
@@ -64,8 +63,7 @@ async def _build(paths: Paths, folder: Path, dockerfile: str, query: str) -> Non
         raise NotFound(f"there is no {dockerfile} in {folder}", hint="name another one with --file")
 
     def write(pipe: Pipe) -> None:
-        sink: Any = pipe  # of a file, a streamed archive needs `write` only
-        with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        with forward_tar(pipe) as archive:
             for path in context_files(folder, dockerfile):
                 archive.add(folder / path, arcname=path, recursive=False)
 
