@@ -43,8 +43,9 @@ class Source(Protocol):
 def forward_tar(out: Any) -> tarfile.TarFile:
     """A tar that is written forward only to a file-like object, of which only `write` is used, in pieces of `CHUNK` bytes:
     `tarfile` by itself writes 10 KiB at a time and copies what is left each time."""
-    words = {"format": tarfile.PAX_FORMAT, "errors": "surrogateescape"}
-    made = tarfile.open(fileobj=out, mode="w|", bufsize=CHUNK, **words)  # noqa: SIM115
+    made = tarfile.open(  # noqa: SIM115
+        fileobj=out, mode="w|", bufsize=CHUNK, format=tarfile.PAX_FORMAT, errors="surrogateescape"
+    )
     made.copybufsize = CHUNK  # type: ignore[attr-defined]
     return made
 
