@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.contract.images_support import chunks, docker_archive, layer_tar, left_over
@@ -60,7 +61,11 @@ async def killed(child: subprocess.Popen[str], after_ms: float) -> str:
 async def test_killed_at_any_moment_of_a_pull(data: Path, after_ms: int) -> None:
     files: dict[str, bytes | None] = {f"d{number}/f": os.urandom(2000) for number in range(800)}
     registry = Scripted()
-    manifest = publish(registry, [layer_tar(files), layer_tar({"top": os.urandom(500_000)})])
+
+    def prepare() -> dict[str, Any]:
+        return publish(registry, [layer_tar(files), layer_tar({"top": os.urandom(500_000)})])
+
+    manifest = await asyncio.to_thread(prepare)
     async with serving(registry.app()) as domain:
         name = f"{domain}/x:1"
         child = child_of('await store.pull(sys.argv[2])\nprint("pulled", flush=True)', str(data), name)
