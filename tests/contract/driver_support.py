@@ -11,7 +11,7 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -23,6 +23,9 @@ from insula.drivers.oci.runtime import Runtime
 from insula.host import cgroups, conmon, pidfd
 from insula.host.cgroups import Group
 from insula.model.instance import Guest, InstanceSpec, Process
+
+if TYPE_CHECKING:
+    from insula.images.machine import MachineFiles
 
 APPLETS = (
     "sh",
@@ -215,6 +218,13 @@ async def until(streams: Streams, mark: bytes) -> bytes:
     raise AssertionError(f"{mark!r} did not come, only {seen!r}")
 
 
+def _guest_files() -> MachineFiles:
+    """Loaded on a thread, and only here: other users of this file have no builder of machines."""
+    from host.vm_support import demo_machine
+
+    return demo_machine()
+
+
 class MicrovmCase(OciCase):
     """The same containers, each in a machine of its own."""
 
@@ -223,10 +233,8 @@ class MicrovmCase(OciCase):
 
     @classmethod
     async def make(cls, folder: Path) -> MicrovmCase:
-        from host.vm_support import demo_machine  # brings the image store, which a small guest has not
-
         made = cls(folder, (await OciCase.make(folder / "probe")).runtime)
-        built = await asyncio.to_thread(demo_machine)
+        built = await asyncio.to_thread(_guest_files)
         made.guest = Guest(kernel=str(built.kernel), initrd=str(built.image_initrd))
         made.runtime = msgspec.structs.replace(made.runtime, root=str(folder / "run" / "microvm" / made.runtime.name))
         return made

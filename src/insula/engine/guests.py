@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from insula.drivers.driver import Capability, Driver, GuestDriver
 from insula.model.instance import Guest
+from insula.tasks import in_thread
+
+if TYPE_CHECKING:
+    from insula.images.machine import MachineFiles
 
 
 class Guests:
@@ -19,11 +24,17 @@ class Guests:
 
     async def find(self) -> Guest:
         """Some ten seconds the first time. Raises Unavailable (no apt, no mirror), Unsupported (not x86_64)."""
-        from insula.images import machine  # it brings what builds disks, which no start of Insula needs
-
+        build = await in_thread(_builder)
         async with self._building:
-            built = await machine.build(self._cache)
+            built = await build(self._cache)
         return Guest(kernel=str(built.kernel), initrd=str(built.image_initrd))
+
+
+def _builder() -> Callable[[Path], Awaitable[MachineFiles]]:
+    """Loaded when it is needed, and on a thread: it brings what builds disks, which takes a tenth of a second."""
+    from insula.images import machine
+
+    return machine.build
 
 
 def guest_driver(driver: Driver) -> GuestDriver | None:
