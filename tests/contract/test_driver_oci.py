@@ -18,7 +18,8 @@ from insula.drivers.driver import Exit, Handle, Phase
 from insula.drivers.oci import OciDriver, probing
 from insula.drivers.oci.runtime import Runtime
 from insula.errors import HostFault, Invalid, Unsupported
-from insula.host import capabilities, cgroups
+from insula.host import capabilities, cgroups, pidfd
+from insula.host.pidfd import ProcessId
 from insula.model.instance import Device, InstanceSpec, Mount, Process, Resources, Security, Ulimit
 
 pytestmark = pytest.mark.root
@@ -397,6 +398,24 @@ async def test_a_probe_of_a_broken_runtime_says_what_it_said(tmp_path: Path, mon
     assert list((tmp_path / "run").glob("probe-*")) == []
     for root in cgroups.detect().roots.values():
         assert not Path(root, f"insula-probe-{id[:12]}").exists()
+
+
+async def test_a_trial_that_was_killed_is_cleared_away_later(case: OciCase) -> None:
+    """As a daemon leaves it that is killed in its first moments: a container that waits to be started."""
+    id = os.urandom(32).hex()
+    folder, parent = case.folder / "run" / f"probe-{id[:12]}", f"insula-probe-{id[:12]}"
+    trial = OciDriver(case.folder / "run", cgroup_parent=parent)
+    trial.adopt(case.runtime)
+    handle = await trial.create(probing._instance(id, folder))
+    await trial.close()
+    await OciDriver(case.folder / "run").probe()
+    assert folder.exists()  # somebody may be trying just now
+    os.utime(folder, (0, 0))
+    assert (await OciDriver(case.folder / "run").probe()).available
+    assert not folder.exists()
+    assert not pidfd.alive(ProcessId(handle.data["pid"], handle.data["pid_start"]))
+    for root in cgroups.detect().roots.values():
+        assert not Path(root, parent).exists()
 
 
 async def test_a_probe_is_remembered_until_a_program_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from insula.drivers.driver import Exit, Handle, Probe
 from insula.drivers.oci import runtime as runtimes
 from insula.drivers.oci.runtime import Runtime
 from insula.errors import InsulaError
-from insula.host import cgroups, pidfd
+from insula.host import cgroups, conmon, pidfd
 from insula.host.cgroups import Group
 from insula.model.instance import InstanceSpec, Mount, Process
 from insula.tasks import in_thread
@@ -70,6 +71,7 @@ class Maker(Protocol):
 async def probe(runtime_dir: Path, forced: str | None, make: Maker) -> tuple[Probe, Runtime | None]:
     """The runtime that was found to work before, while it holds; else try them in the order of preference. The notes say what
     failed and what to install."""
+    await in_thread(_sweep, runtime_dir)
     key = await in_thread(_key, forced)
     if found := await in_thread(_remembered, runtime_dir, key):
         return found.probe, found.runtime
@@ -159,6 +161,17 @@ async def _try(candidate: Runtime, runtime_dir: Path, make: Maker) -> str:
             with contextlib.suppress(InsulaError):
                 await trial.delete(handle)
         await in_thread(_remove, folder, parent)
+
+
+def _sweep(runtime_dir: Path) -> None:
+    """Remove what trials left that were killed in the middle, with their Insula. Others may be trying just now."""
+    for folder in runtime_dir.glob("probe-*/"):
+        with contextlib.suppress(OSError, InsulaError):
+            if time.time() - folder.stat().st_mtime > 2 * DEADLINE_S:
+                conmon.end_all(folder / "bundle")
+                for state in runtime_dir.glob(f"*/{folder.name.removeprefix('probe-')}*"):
+                    shutil.rmtree(state, ignore_errors=True)  # what the runtime knows of it
+                _remove(folder, f"insula-{folder.name}")
 
 
 def _remove(folder: Path, parent: str) -> None:
