@@ -19,7 +19,7 @@ from insula.engine.resident import Resident
 from insula.engine.starting import rewrite_names
 from insula.engine.steps import reached
 from insula.errors import Conflict, Forbidden, Invalid, NotFound, Unsupported
-from insula.model.instance import NetworkAttachment
+from insula.model.instance import Link, NetworkAttachment
 from insula.networks.contract import Network
 
 _HOST = "container cannot be disconnected from host network or connected to host network"
@@ -43,8 +43,12 @@ async def connect(parts: Parts, resident: Resident, attachment: NetworkAttachmen
             await _join(parts, resident, network, attachment)
         mode = network.name if config.network_mode == DETACHED else config.network_mode
         joined = (*config.networks, attachment)
-        await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=joined))
+        more = (Link(target=target, alias=alias, network=network.name) for target, alias in attachment.links)
+        links = (*config.links, *more)
+        await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=joined, links=links))
         reached("connect.saved")
+        if attachment.links:
+            await rewrite_names(parts, resident)
     tell_network(parts, resident.id, network, "connect")
 
 
@@ -111,13 +115,15 @@ async def disconnect(parts: Parts, resident: Resident, reference: str, *, force:
             config.network_mode in ("", "bridge", "default") and network.name == "default"
         )
         others = tuple(each for each in config.networks if each.network not in names)
+        links = tuple(each for each in config.links if each.network not in names)
         live = [endpoint for endpoint in resident.endpoints if endpoint.network == network.id]
-        if not (primary or live or len(others) < len(config.networks) or force):
+        known = primary or live or len(others) < len(config.networks)
+        if not (known or (force and await _holds(parts, resident, network))):
             raise Conflict(f"container {resident.id} is not connected to network {network.name}")
         mode = config.network_mode
         if primary:
             mode = others[0].network if others else DETACHED
-        await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=others))
+        await resident.save(config=msgspec.structs.replace(config, network_mode=mode, networks=others, links=links))
         reached("disconnect.saved")
         if live or force:
             resident.endpoints = tuple(each for each in resident.endpoints if each.network != network.id)
@@ -127,6 +133,11 @@ async def disconnect(parts: Parts, resident: Resident, reference: str, *, force:
             reached("disconnect.interface")
             await _settle(parts, resident)
     tell_network(parts, resident.id, network, "disconnect")
+
+
+async def _holds(parts: Parts, resident: Resident, network: Network) -> bool:
+    """Whether the network has an end point of it that its ledger entry does not tell of."""
+    return any(each.network == network.id for each in await parts.networks.endpoints(owner=resident.id))
 
 
 async def _settle(parts: Parts, resident: Resident) -> None:

@@ -123,6 +123,7 @@ class NetworkAttachment(Struct, frozen=True, kw_only=True):
     address6: str = ""
     priority: int = 0
     options: dict[str, str] = field(default_factory=dict)
+    links: tuple[tuple[str, str], ...] = ()  # other instances with the names they get here: for a later `connect`
 
 
 class Link(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from insula.engine.building.contract import Vertex, VertexLog, VertexStatus, War
 
 _WAITING_BYTES = 16 * 1024 * 1024  # ready to be sent
 _HELD_BYTES = 4 * 1024 * 1024  # of one step that waits for its turn; what is more is left out, and said so
+_RED, _PLAIN = "\x1b[91m", "\x1b[0m"  # how dockerd marks what a step wrote to its standard error
 
 
 class ClassicLines:
@@ -73,7 +74,7 @@ class ClassicLines:
         if key not in self._decoders:  # a character may be cut in two by the pieces that output comes in
             self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
         if text := self._decoders[key].decode(log.data):
-            self._say(self._number(log.vertex), text, output=True)
+            self._say(self._number(log.vertex), f"{_RED}{text}{_PLAIN}" if log.stream == 2 else text, output=True)
 
     def status(self, status: VertexStatus, /) -> None:
         """See `contract.Progress`. Pulls are told as `docker pull` tells them."""

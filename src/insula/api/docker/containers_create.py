@@ -119,6 +119,12 @@ def instance_config(
     )
 
 
+def _makes_volumes(words: ContainerWords) -> bool:
+    """Whether there is anything that the volume driver would be asked for."""
+    named = (text for text in words.host_config.binds if not text.startswith("/"))
+    return bool(words.volumes or any(named) or any(each.type == "volume" for each in words.host_config.mounts))
+
+
 def kept(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What was sent, in three parts, without nulls."""
     parts = {"HostConfig": raw.get("HostConfig") or {}, "NetworkingConfig": raw.get("NetworkingConfig") or {}}
@@ -129,7 +135,7 @@ def kept(raw: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_unsupported(words: ContainerWords) -> None:
     """What no part of the engine does. Raises Unsupported and Invalid, with the Docker Engine's sentences where it has one."""
     host = words.host_config
-    if host.volume_driver not in ("", "local"):
+    if host.volume_driver not in ("", "local") and _makes_volumes(words):
         name = host.volume_driver
         raise Invalid(f'error looking up volume plugin {name}: plugin "{name}" not found', field="VolumeDriver")
     for option in host.storage_opt:

@@ -245,7 +245,7 @@ def _waiting(instance: Instance, name: str, networks: Mapping[str, Network]) -> 
         owner=instance.id,
         interface="",
         host_interface="",
-        mac="",
+        mac=next((each.mac for each in instance.config.networks if each.network == name), ""),
         address="",
         prefix=0,
         gateway="",

@@ -123,6 +123,7 @@ def attachment(network: str, endpoint: EndpointWords) -> NetworkAttachment:
         address6=address6,
         priority=endpoint.gw_priority,
         options=endpoint.driver_opts,
+        links=tuple(parse_link(text) for text in endpoint.links) if network != "default" else (),
     )
 
 

@@ -22,7 +22,7 @@ from insula.networks.contract import AddressRange, Network
 from insula.networks.ranges import ranges_of
 
 _PREDEFINED = ("bridge", "host", "none", "default")
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_. -]*\Z")
 _BRIDGE = "com.docker.network.bridge."
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -142,7 +142,9 @@ def network_of(words: NetworkWords) -> Network:
     if not words.name.strip():
         raise Invalid(f"invalid name: {words.name}", field="Name")
     if not _NAME.match(words.name):
-        raise Invalid(f"invalid network name: {words.name!r}, only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", field="Name")
+        raise Invalid(
+            f"invalid network name: {words.name!r}, only [a-zA-Z0-9][a-zA-Z0-9_. -] are allowed", field="Name"
+        )
     _refuse(words)
     ipv6 = bool(words.enable_ipv6)
     faults = [fault for each in words.ipam.config for fault in _faults(each, ipv6=ipv6)]

@@ -97,7 +97,10 @@ class NodeBuilder:
         host = self._drafts.platform
         request = _with_epoch(request)
         platforms = [parse_platform(each) for each in request.platforms] or [host]
-        candidates = Candidates(self._drafts, await self._candidates(request))
+        found = await self._candidates(request)
+        if request.dialect == "classic" and request.cache_from and not found:
+            request = msgspec.structs.replace(request, no_cache=True)  # the classic builder then looks nowhere else
+        candidates = Candidates(self._drafts, found)
         consumed: set[str] = set()
         stages = [
             self._stages(
