@@ -71,7 +71,7 @@ async def test_names_are_taken_once_and_free_again(nets: Networks) -> None:
     [
         (wish("../x"), Invalid),
         (wish(""), Invalid),
-        (wish("a b"), Invalid),
+        (wish("a/b"), Invalid),
         (wish("x", subnet="10.88.0.0/24"), Forbidden),
         (wish("x", subnet="192.0.2.0/28"), Invalid),
         (wish("x", driver="overlay9"), NotFound),

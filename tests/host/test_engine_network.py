@@ -118,7 +118,7 @@ async def test_host_and_shared_networks(engine: NodeEngine) -> None:
     )
     assert out.decode().split()[0] == socket.gethostname()
     first = await engine.create(config(*SERVE, name="first"))
-    with pytest.raises(Conflict, match="is not running"):
+    with pytest.raises(Conflict, match="cannot join network of a non running container"):
         await run(engine, config("true", network_mode="instance:first", name="early"))
     await engine.start(first.id)
     script = "for i in 1 2 3 4 5 6 7 8; do wget -qO- http://127.0.0.1/ && exit 0; sleep 0.1; done"

@@ -221,7 +221,7 @@ def test_lines_come_in_the_order_of_the_steps() -> None:
     assert text_of(lines) == ""
     lines.vertex(first)
     lines.log(VertexLog(vertex="d1", stream=2, data=b"one\n", time="t"))
-    assert text_of(lines) == "Step 1/3 : RUN 1\none\n"
+    assert text_of(lines) == "Step 1/3 : RUN 1\n\x1b[91mone\n\x1b[0m"
     lines.vertex(msgspec.structs.replace(first, completed="t", cached=True, image="sha256:" + "a" * 64))
     assert text_of(lines) == (
         " ---> Using cache\n ---> aaaaaaaaaaaa\nStep 2/3 : RUN 2\n ---> Running in cccccccccccc\ntwo\n"

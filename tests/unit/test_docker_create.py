@@ -264,7 +264,7 @@ def test_security_and_restart() -> None:
         ({"DeviceCgroupRules": ["x"]}, Invalid, "invalid device cgroup rule format: 'x'"),
         ({"SecurityOpt": ["what"]}, Invalid, 'invalid --security-opt 1: "what"'),
         ({"SecurityOpt": ["no-new-privileges=what"]}, Invalid, "invalid --security-opt 2"),
-        ({"VolumeDriver": "x"}, Invalid, 'error looking up volume plugin x: plugin "x" not found'),
+        ({"VolumeDriver": "x", "Binds": ["v:/v"]}, Invalid, 'error looking up volume plugin x: plugin "x" not found'),
         ({"VolumesFrom": ["a:zz"]}, Invalid, "invalid mode: zz"),
         ({"Tmpfs": {"t": ""}}, Invalid, "invalid mount path: 't' mount path must be absolute"),
         ({"LogConfig": {"Type": "what"}}, Invalid, 'error looking up logging plugin what: plugin "what" not found'),

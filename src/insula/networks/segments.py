@@ -205,9 +205,9 @@ class Segments:
     async def create(self, network: Network) -> Network:
         """Make it; what is empty is chosen."""
         async with self._changing:
-            if not NAME.fullmatch(network.name):
+            if not NAME.fullmatch(network.name.replace(" ", "_")):
                 raise Invalid(
-                    f"{network.name} is not a network name: letters, digits, _ . - after the first", field="name"
+                    f"{network.name} is not a network name: letters, digits, blanks, _ . - after the first", field="name"
                 )
             if any(n.name == network.name for n in self.networks.values()):
                 raise AlreadyExists(
