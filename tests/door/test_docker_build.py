@@ -93,7 +93,7 @@ def test_what_the_client_shows(site: Site) -> None:
         "Step 3/4 : RUN echo out; echo err >&2\n ---> Running in ",
         "out\n",
         "\x1b[91merr\n\x1b[0m",
-        "\n ---> Removed intermediate container ",
+        " ---> Removed intermediate container ",
         f"Successfully tagged {name}:latest\n",
         f"Successfully tagged {name}:two\n",
     ):

@@ -207,7 +207,8 @@ class Segments:
         async with self._changing:
             if not NAME.fullmatch(network.name.replace(" ", "_")):
                 raise Invalid(
-                    f"{network.name} is not a network name: letters, digits, blanks, _ . - after the first", field="name"
+                    f"{network.name} is not a network name: letters, digits, blanks, _ . - after the first",
+                    field="name",
                 )
             if any(n.name == network.name for n in self.networks.values()):
                 raise AlreadyExists(
