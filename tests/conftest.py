@@ -154,6 +154,12 @@ def pytest_configure(config: pytest.Config) -> None:
     owned.follow()
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """A run that never began has no end of a session."""
+    if not hasattr(config, "workerinput"):
+        owned.end()
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Only the process that started the run judges the kernel, when the workers have ended."""
     if hasattr(session.config, "workerinput"):

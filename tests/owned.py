@@ -75,9 +75,9 @@ def left(basetemp: Path) -> dict[str, list[str]]:
 
 
 def end() -> None:
-    """The run's folder goes, unless something is mounted below it."""
-    run = os.environ.pop(_RUN)
-    if not any(mount.startswith(f"{run}/") for mount in _mounts()):
+    """The run's folder goes, unless something is mounted below it. Repeatable."""
+    run = os.environ.pop(_RUN, "")
+    if run and not any(mount.startswith(f"{run}/") for mount in _mounts()):
         shutil.rmtree(run, ignore_errors=True)
 
 
