@@ -21,6 +21,7 @@ def insula(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     """An Insula below a root of its own, and the environment in which its commands are the first on the path."""
     root = tmp_path_factory.mktemp("readme")
     env = {**os.environ, "INSULA_ROOT": str(root), "PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(root)}
+    env["DOCKER_HOST"] = f"unix://{root}/run/docker.sock"
     subprocess.run([BIN / "insula", "up", "--detach"], env=env, check=True, timeout=90, stdout=subprocess.DEVNULL)
     try:
         subprocess.run([BIN / "insula", "image", "demo"], env=env, check=True, timeout=170, stdout=subprocess.DEVNULL)
@@ -35,7 +36,7 @@ def _local(text: str, env: dict[str, str], port: int) -> str:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", [n if n != "machine" else pytest.param(n, marks=pytest.mark.vm) for n in EXAMPLES])
+@pytest.mark.parametrize("name", [n if n not in ("machine", "build") else pytest.param(n, marks=pytest.mark.vm) for n in EXAMPLES])
 @pytest.mark.timeout(300)
 def test_example_runs(name: str, insula: dict[str, str], tmp_path: Path, unused_tcp_port: int) -> None:
     script = "set -e\n" + _local(EXAMPLES[name], insula, unused_tcp_port)
