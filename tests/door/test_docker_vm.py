@@ -54,7 +54,7 @@ def box(daemon: Daemon, network: str) -> Iterator[str]:
     (shared / "from-host").write_text("hello\n")
     options = ["--runtime", "vm", "--network", network, "-p", "127.0.0.1::80", "-v", f"{shared}:/shared"]
     options += ["-v", f"{shared}:/fixed:ro", "-v", "/anonymous", "--tmpfs", "/scratch:size=2m", "-e", "WORD=said"]
-    options += ["-w", "/work/place", "-m", "48m", "--cpus", "1.5", "--hostname", "box", "--add-host", "there:192.0.2.7"]
+    options += ["-w", "/kept/place", "-m", "48m", "--cpus", "1.5", "--hostname", "box", "--add-host", "there:192.0.2.7"]
     options += ["--ulimit", "nofile=123:456", "--sysctl", "net.core.somaxconn=77", "--pids-limit", "50"]
     with daemon.container(*options, IMAGE, "sh", "-c", SERVICE) as name:
         until(lambda: "ready" in daemon.text("logs", name))
@@ -70,7 +70,7 @@ def test_it_has_a_kernel_of_its_own_and_looks_like_a_container(daemon: Daemon, b
     assert inside(daemon, box, "cat /proc/1/comm; hostname; pwd; echo $WORD").split() == [
         "sh",
         "box",
-        "/work/place",
+        "/kept/place",
         "said",
     ]
     assert inside(daemon, box, "ulimit -n; ulimit -Hn; cat /proc/sys/net/core/somaxconn").split() == [
@@ -94,11 +94,11 @@ def test_files_are_the_same_on_both_sides(daemon: Daemon, box: str, tmp_path: Pa
     assert "Read-only" in daemon.docker("exec", box, "touch", "/fixed/x", check=1).stderr.decode()
     assert inside(daemon, box, "df /scratch | grep -c tmpfs; echo kept > /anonymous/x; cat /anonymous/x") == "1\nkept"
     (tmp_path / "given").write_bytes(sent := os.urandom(300_000))
-    daemon.docker("cp", str(tmp_path / "given"), f"{box}:/work/given")
-    until(lambda: "given" in inside(daemon, box, "ls /work"))
-    daemon.docker("cp", f"{box}:/work/given", str(tmp_path / "taken"))
+    daemon.docker("cp", str(tmp_path / "given"), f"{box}:/kept/given")
+    until(lambda: "given" in inside(daemon, box, "ls /kept"))
+    daemon.docker("cp", f"{box}:/kept/given", str(tmp_path / "taken"))
     assert (tmp_path / "taken").read_bytes() == sent
-    assert "A /work/given" in daemon.text("diff", box)
+    assert "A /kept/given" in daemon.text("diff", box)
 
 
 def test_programs_beside_the_first(daemon: Daemon, box: str) -> None:

@@ -36,7 +36,9 @@ def _local(text: str, env: dict[str, str], port: int) -> str:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", [n if n not in ("machine", "build") else pytest.param(n, marks=pytest.mark.vm) for n in EXAMPLES])
+@pytest.mark.parametrize(
+    "name", [n if n not in ("machine", "build") else pytest.param(n, marks=pytest.mark.vm) for n in EXAMPLES]
+)
 @pytest.mark.timeout(300)
 def test_example_runs(name: str, insula: dict[str, str], tmp_path: Path, unused_tcp_port: int) -> None:
     script = "set -e\n" + _local(EXAMPLES[name], insula, unused_tcp_port)

@@ -17,7 +17,8 @@ from insula.errors import HostFault, Invalid, TooLarge
 from insula.host import xattrs
 from insula.host.rmtree import remove_tree
 from insula.host.rootfd import Root, open_in, split
-from insula.host.tarstream import Members, Source
+from insula.host.tarmembers import Members
+from insula.host.tarstream import Source
 
 WHITEOUT = ".wh."
 OPAQUE_MARK = ".wh..wh..opq"

@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from insula.errors import Invalid, NotFound, TooLarge, Unsupported
 from insula.host.rootfd import split
-from insula.host.tarstream import Members, Source, compression_of
+from insula.host.tarmembers import Members
+from insula.host.tarstream import Source, compression_of
 from insula.images import manifests, reference
 from insula.images.blobs import Blobs, BlobWriter
 from insula.images.bounded import Bounded

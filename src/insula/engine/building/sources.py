@@ -25,7 +25,7 @@ from insula.engine.building.telling import Told
 from insula.errors import Invalid, NotFound
 from insula.host.rmtree import remove_tree
 from insula.host.rootfd import open_in
-from insula.host.tarstream import Members
+from insula.host.tarmembers import Members
 from insula.host.untar import unpack
 from insula.images.bounded import Bounded
 from insula.images.contract import Image, ImageStore
