@@ -4,6 +4,7 @@ machine, for an emulated one takes seconds to come up."""
 from __future__ import annotations
 
 import os
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,6 +197,15 @@ def test_it_takes_input_and_passes_its_exit_code(daemon: Daemon) -> None:
         "run", "--rm", "-i", "--runtime", "vm", IMAGE, "sh", "-c", "cat; exit 200", input=sent, check=200
     )
     assert done.stdout == sent
+    with daemon.popen(
+        "run", "--rm", "-i", "--runtime", "vm", IMAGE, "cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as late:
+        assert late.stdin is not None and late.stdout is not None
+        late.stdin.write(b"first")
+        late.stdin.flush()
+        assert late.stdout.read(5) == b"first"
+        late.stdin.close()  # the end comes alone, when all before it has been read
+        assert late.wait(20) == 0
     options = ("--network", "none", "--read-only", "-u", "1000", "-v", "/data")
     script = "touch /x; cd /data && id -u && ip addr | grep -c eth"
     done = daemon.docker("run", "--rm", "--runtime", "vm", *options, IMAGE, "sh", "-c", script, check=1)

@@ -754,6 +754,7 @@ int main(void) {
         poll(waiting, count, -1);
         struct signalfd_siginfo told;
         if (waiting[1].revents && read(ended, &told, sizeof told) > 0) reap();
+        if (waiting[0].revents) receive(); /* first: an end of input that comes alone is carried out below */
         for (int i = 0; i < SESSIONS; i++) {
             struct session *s = &sessions[i];
             if (!s->used) continue;
@@ -766,6 +767,5 @@ int main(void) {
                 drop(s);
             }
         }
-        if (waiting[0].revents) receive();
     }
 }
