@@ -84,9 +84,14 @@ def test_nothing_piles_up(island: Island) -> None:
 
 
 def settled(island: Island, before: dict[str, Any]) -> None:
-    """Until it holds what it held."""
+    """Until it holds what it held. Two descriptors come and go with what it does in the background."""
     deadline = time.monotonic() + 20
     while (now := held(island)) != before:
+        if (
+            now | {"descriptors": 0} == before | {"descriptors": 0}
+            and abs(now["descriptors"] - before["descriptors"]) <= 2
+        ):
+            break
         assert time.monotonic() < deadline, {
             what: (before[what], now[what]) for what in now if now[what] != before[what]
         }

@@ -168,13 +168,14 @@ def _sweep(runtime_dir: Path) -> None:
     for folder in runtime_dir.glob("probe-*/"):
         with contextlib.suppress(OSError, InsulaError):
             if time.time() - folder.stat().st_mtime > 2 * DEADLINE_S:
-                conmon.end_all(folder / "bundle")
-                for state in runtime_dir.glob(f"*/{folder.name.removeprefix('probe-')}*"):
-                    shutil.rmtree(state, ignore_errors=True)  # what the runtime knows of it
                 _remove(folder, f"insula-{folder.name}")
 
 
 def _remove(folder: Path, parent: str) -> None:
+    """All of a trial, also of one that was broken off while it was being created."""
+    conmon.end_all(folder / "bundle")
+    for state in folder.parent.glob(f"*/{folder.name.removeprefix('probe-')}*"):
+        shutil.rmtree(state, ignore_errors=True)  # what the runtime knows of it
     cgroups.remove(Group(layout=cgroups.detect(), path=parent))
     shutil.rmtree(folder, ignore_errors=True)
 
