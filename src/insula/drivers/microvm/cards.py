@@ -6,13 +6,15 @@ For each interface there is a tap beside it, and the kernel hands every frame fr
 
 from __future__ import annotations
 
+import contextlib
+
 import errno
 import ipaddress
 
 from msgspec import Struct
 
 from insula.drivers.microvm.argv import Card
-from insula.errors import Unsupported
+from insula.errors import NotFound, Unsupported
 from insula.host import netlink, netns
 from insula.host.netlink import Link, Rtnl
 from insula.host.redirect import leave_ingress, redirect, take_ingress
@@ -109,6 +111,7 @@ def _join(rtnl: Rtnl, link: Link) -> None:
 async def give_back(namespace: str) -> None:
     """Remove the taps and their redirections, so that another may take over. Repeatable; a namespace that is gone is fine."""
     if netns.is_namespace(namespace):
+        with contextlib.suppress(NotFound):  # the network was cleared beside this, with all that was in it
         await netns.visit(namespace, _give_back)
 
 
