@@ -112,7 +112,7 @@ async def give_back(namespace: str) -> None:
     """Remove the taps and their redirections, so that another may take over. Repeatable; a namespace that is gone is fine."""
     if netns.is_namespace(namespace):
         with contextlib.suppress(NotFound):  # the network was cleared beside this, with all that was in it
-        await netns.visit(namespace, _give_back)
+            await netns.visit(namespace, _give_back)
 
 
 def _give_back() -> None:
