@@ -7,7 +7,6 @@ For each interface there is a tap beside it, and the kernel hands every frame fr
 from __future__ import annotations
 
 import contextlib
-
 import errno
 import ipaddress
 
